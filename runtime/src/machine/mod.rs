@@ -1,0 +1,206 @@
+//! What the master decides: pure state machines, fed with [`Event`]s, which answer with [`Action`]s.
+//!
+//! - `scheduler`: which worker is offered which connection, when an offer is revoked, when the master accepts;
+//! - `generation`: the reload transaction, activation, drain and stop;
+//! - `supervision`: the slots, which worker fills each, when a crashed one is started again;
+//! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
+//!
+//! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
+
+use std::time::{Duration, Instant};
+
+use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+
+/// One connection that the master accepted. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConnectionId(pub(crate) u64);
+
+/// Who waits for the outcome of a reload: the shell's name for a signal or a control client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// A worker's name for one of its `Listen` messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct RequestId(pub(crate) u32);
+
+/// How a listener's connections reach the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spread {
+    /// The master accepts and offers: policy `rr`.
+    Offered,
+    /// The workers hold the socket themselves: policy `none`, and UDP in every policy.
+    Shared,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// It was killed by this signal.
+    Signal(i32),
+}
+
+/// How the worker settled an offer, as the master read it from the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The worker owns the connection.
+    Taken,
+    /// The worker declined; it has closed its copy or never received one.
+    Refused,
+    /// The master's revocation won: nobody has read from the connection, but the worker may hold a copy until `Released`.
+    Revoked,
+    /// The worker has closed its copy of a revoked connection and freed the word.
+    Released,
+}
+
+/// Facts from the outside world, in the past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// When the configured listeners are bound and the first generation may start.
+    Started,
+    /// When `next_deadline` has come. The shell reads every board with unsettled offers (`Settled`, `Beat`) just before.
+    Deadline,
+    /// When somebody asked for a reload.
+    ReloadAsked { ticket: Ticket },
+    /// When somebody asked for a stop: graceful, or at once.
+    StopAsked { at_once: bool },
+
+    /// When the process of `Action::Spawn` could not be started. No `WorkerExited` follows.
+    SpawnFailed { worker: WorkerId, reason: String },
+    /// When a worker and this master have no protocol version in common. `WorkerExited` follows after `Action::Kill`.
+    WorkerIncompatible { worker: WorkerId, reason: String },
+    /// When a worker said that it can serve.
+    WorkerReady { worker: WorkerId },
+    /// When a worker asked to be replaced and drained.
+    WorkerLeaving { worker: WorkerId },
+    /// When a draining worker has no connection and no guard left.
+    WorkerDrained { worker: WorkerId },
+    /// When a worker broke the protocol or closed its channel while it lives. It is not trusted with anything more.
+    WorkerBroke { worker: WorkerId, reason: String },
+    /// When a worker has gone, and its channel has been read to the end. Comes exactly once per spawned worker.
+    /// Its board can still be revoked and read until `Action::Forget`.
+    WorkerExited { worker: WorkerId, exit: Exit },
+
+    /// When the master has bound or adopted a listener.
+    ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
+    /// When a worker asked for a listener that the master holds (bound just now or before).
+    ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// When a worker closed its side of a listener.
+    ListenerClosed { worker: WorkerId, listener: ListenerId },
+
+    /// When the master accepted a connection.
+    Accepted { listener: ListenerId, connection: ConnectionId },
+    /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
+    AcceptExhausted,
+    /// When an offer changed hands.
+    Settled { worker: WorkerId, connection: ConnectionId, how: Settled },
+    /// When an offer could not be sent: the channel is full. The worker never saw it and its word is free again.
+    OfferFailed { worker: WorkerId, connection: ConnectionId },
+    /// When the channel of `OfferFailed` has room again.
+    ChannelWritable { worker: WorkerId },
+    /// When a worker's heartbeat moved since it was last looked at.
+    Beat { worker: WorkerId },
+}
+
+/// Orders to the shell, carried out in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
+    Spawn { worker: WorkerId, slot: Slot, generation: Generation },
+    /// Kill a worker's process group at once.
+    Kill { worker: WorkerId },
+    /// Tell a worker that it may accept.
+    Activate { worker: WorkerId },
+    /// Tell a worker to stop accepting but to stay warm.
+    Pause { worker: WorkerId },
+    /// Tell a worker to drain. It is killed at the deadline if it still lives.
+    Drain { worker: WorkerId, deadline: Instant },
+    /// A dead worker has nothing unsettled left: drop its board and channel.
+    Forget { worker: WorkerId },
+
+    /// Answer a worker's `Listen`: the listener is its to use.
+    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
+    RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// Close a listener: nobody uses it any more.
+    CloseListener { listener: ListenerId },
+
+    /// Accept from a listener as long as `Machine::room` says so.
+    StartAccepting { listener: ListenerId },
+    /// Leave further connections in the kernel's backlog.
+    StopAccepting { listener: ListenerId },
+    /// Offer a connection. Fails with `OfferFailed`, else it is settled on the board.
+    Offer { worker: WorkerId, connection: ConnectionId },
+    /// Revoke an offer. Answered at once by `Settled`: `Revoked`, or how the worker settled it first.
+    /// For a dead worker too: its forked child may share the board.
+    Revoke { worker: WorkerId, connection: ConnectionId },
+    /// Ask a worker to beat. Answered by `Beat`, if it is not hung.
+    AskBeat { worker: WorkerId },
+    /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
+    /// switching on.
+    Ring { worker: WorkerId, on: bool },
+    /// Free the word of an offer that the worker took or refused. Comes after `Close` or `Shutdown` of that connection.
+    FreeWord { worker: WorkerId, connection: ConnectionId },
+    /// Close the master's copy of a connection.
+    Close { connection: ConnectionId },
+    /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
+    Shutdown { connection: ConnectionId },
+
+    /// A reload has begun.
+    ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
+    /// A reload has ended, for all who wait for it.
+    ReloadEnded { generation: Generation, tickets: Vec<Ticket>, outcome: Outcome, phases: Phases },
+    /// The master is done: every worker has gone.
+    Finish { failure: Option<Failure> },
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The new generation serves, the old one drains.
+    Committed,
+    /// The old generation serves as if nothing had happened.
+    RolledBack(Failure),
+}
+
+/// Why a generation could not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A worker's process could not be started.
+    SpawnFailed { slot: Slot, reason: String },
+    /// A worker ended before it was ready.
+    Exited { slot: Slot, worker: WorkerId, exit: Exit },
+    /// A worker was not ready in time.
+    NotReady { slot: Slot, worker: WorkerId, after: Duration },
+    /// A worker speaks no version of the protocol that this master speaks.
+    Incompatible { slot: Slot, worker: WorkerId, reason: String },
+    /// A worker broke the protocol before it was ready.
+    Broke { slot: Slot, worker: WorkerId, reason: String },
+    /// The master was told to stop.
+    Stopped,
+}
+
+/// How long the phases of a reload took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Phases {
+    /// From the first spawn until every worker was ready, or until the failure.
+    pub(crate) starting: Duration,
+}
+
+/// What the machines must know of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// How many slots a generation has.
+    pub(crate) workers: u32,
+    /// How long a worker may take from its start until it is ready.
+    pub(crate) ready_timeout: Duration,
+    /// How long a worker may drain before it is killed.
+    pub(crate) drain_timeout: Duration,
+    /// How long a worker may leave an offer untaken.
+    pub(crate) steal_after: Duration,
+    /// How many untaken or revoked offers a worker may have.
+    pub(crate) credit: usize,
+    /// How many accepted connections of one listener may wait for a worker with credit.
+    pub(crate) queue: usize,
+}
