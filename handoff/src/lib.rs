@@ -1,0 +1,4 @@
+//! The mechanism of Everport: what crosses between master and worker, both ends.
+
+pub mod id;
+pub mod name;
