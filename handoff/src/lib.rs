@@ -1,4 +1,10 @@
 //! The mechanism of Everport: what crosses between master and worker, both ends.
 
+pub mod board;
+pub mod bootstrap;
+pub mod channel;
 pub mod id;
+pub mod message;
 pub mod name;
+pub mod offer;
+mod sys;

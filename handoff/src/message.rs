@@ -1,0 +1,261 @@
+//! What master and worker say to each other. Pure data and its encoding.
+//!
+//! | message | from | descriptors | answer |
+//! |---|---|---|---|
+//! | `Hello` | worker, first | - | `Welcome`, or the worker is killed when no version is common |
+//! | `Listen` | worker | - | `Listening` |
+//! | `Ready` | worker, once | - | `Activate`, once its generation is active |
+//! | `CloseListener` | worker | - | - |
+//! | `Leave` | worker | - | `Drain`, once a replacement is ready |
+//! | `Drained` | worker, once | - | - |
+//! | `Welcome` | master, first | the bell | - |
+//! | `Listening` | master | the listener, if it is shared | - |
+//! | `Offer` | master | one for each offer | on the board |
+//! | `Activate` `Pause` | master | - | - |
+//! | `Drain` | master | - | `Drained` |
+//! | `Beat` | master | - | on the board |
+//!
+//! A packet is one byte that counts its descriptors and a message in postcard's encoding. New messages go to the end of
+//! the enum and are sent only when the agreed version has them; the fields of a message never change.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::board::OfferId;
+use crate::id::{Generation, ListenerId, Slot, WorkerId};
+use crate::name::SocketName;
+
+/// The newest version of the protocol that this crate speaks.
+pub const NEWEST: u16 = 1;
+
+/// The oldest version of the protocol that this crate speaks.
+pub const OLDEST: u16 = 1;
+
+/// The longest packet in bytes. What is longer travels in a sealed memfd, for a socket holds only few such packets.
+pub const MAX_PACKET: usize = 16 * 1024;
+
+/// How many offers one message carries at most: with the longest peer names they still fit into a packet.
+pub const MAX_OFFERS: usize = 64;
+
+/// From worker to master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToMaster {
+    /// What versions of the protocol the worker speaks. Its form is the same in every version.
+    Hello {
+        /// The oldest version that it speaks.
+        oldest: u16,
+        /// The newest version that it speaks.
+        newest: u16,
+    },
+    /// Asks for a listener, as `bind` does.
+    Listen {
+        /// The worker's number for this question.
+        request: u32,
+        /// The address with its options, as `ListenAddress` prints it; no host names.
+        address: String,
+        /// For port 0: the lowest index free in this worker, so that the n-th `bind(":0")` of every worker is one port.
+        index: u32,
+    },
+    /// The worker can serve.
+    Ready,
+    /// The worker's application has dropped this listener.
+    CloseListener {
+        /// Which.
+        listener: ListenerId,
+    },
+    /// The worker wants to be replaced and drained.
+    Leave,
+    /// No connection and no guard is left after `Drain`.
+    Drained,
+}
+
+/// From master to worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The agreed version and what the worker must know.
+    Welcome {
+        /// The version of the protocol that both speak from now on.
+        version: u16,
+        /// Who the worker is.
+        worker: WorkerId,
+        /// The slot that it fills.
+        slot: Slot,
+        /// The generation that it belongs to.
+        generation: Generation,
+        /// Whether only the application itself says that it is ready.
+        manual_ready: bool,
+        /// How long streams that were never read may hold back `draining()`.
+        first_byte_grace: Duration,
+        /// How long the worker may finish what it has when the master is lost.
+        drain_timeout: Duration,
+    },
+    /// The answer to `Listen`.
+    Listening {
+        /// The worker's number of the question.
+        request: u32,
+        /// The listener, or why there is none.
+        answer: Result<Listening, ListenFailure>,
+    },
+    /// Connections put before the worker: new, returned and handed over ones alike.
+    Offer {
+        /// One for each descriptor, in the same order.
+        offers: Vec<Offer>,
+    },
+    /// The worker may accept.
+    Activate,
+    /// The worker stops accepting and stays warm.
+    Pause,
+    /// The worker takes nothing more and finishes what it has.
+    Drain {
+        /// After this time the master kills it.
+        deadline: Duration,
+    },
+    /// The master wants to see the heartbeat move.
+    Beat,
+}
+
+/// A listener as a worker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// The master's id for it.
+    pub listener: ListenerId,
+    /// The address that it is bound to, with the real port.
+    pub local: SocketName,
+    /// Whether the listener itself comes with this message: policy `none`, and UDP.
+    pub shared: bool,
+}
+
+/// Why a listener could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenFailure {
+    /// The system's error number, when it is the system that refused.
+    pub errno: Option<i32>,
+    /// What was attempted on what, and why it failed.
+    pub reason: String,
+}
+
+/// One connection in an `Offer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Its word on the board.
+    pub id: OfferId,
+    /// The listener that it came in by.
+    pub listener: ListenerId,
+    /// The client's address.
+    pub peer: SocketName,
+}
+
+/// Encodes a message that comes with `fds` descriptors into `buffer`.
+///
+/// # Errors
+///
+/// It is longer than [`MAX_PACKET`].
+pub(crate) fn encode<'a, M: Serialize>(
+    message: &M,
+    fds: u8,
+    buffer: &'a mut [u8],
+) -> postcard::Result<&'a [u8]> {
+    let (count, body) = buffer
+        .split_first_mut()
+        .ok_or(postcard::Error::SerializeBufferFull)?;
+    *count = fds;
+    let length = postcard::to_slice(message, body)?.len();
+    Ok(&buffer[..=length])
+}
+
+/// Decodes a packet: the message and how many descriptors the sender sent with it.
+///
+/// # Errors
+///
+/// It is no message of this protocol, or something follows it.
+pub(crate) fn decode<M: DeserializeOwned>(packet: &[u8]) -> postcard::Result<(M, u8)> {
+    let (count, body) = packet
+        .split_first()
+        .ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+    match postcard::take_from_bytes(body)? {
+        (message, []) => Ok((message, *count)),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes<M: Serialize>(message: &M, fds: u8) -> Vec<u8> {
+        encode(message, fds, &mut [0; MAX_PACKET]).unwrap().to_vec()
+    }
+
+    #[test]
+    fn the_first_messages_keep_their_bytes_in_every_version() {
+        assert_eq!(
+            bytes(
+                &ToMaster::Hello {
+                    oldest: 1,
+                    newest: 2
+                },
+                0
+            ),
+            [0, 0, 1, 2]
+        );
+        assert_eq!(bytes(&ToMaster::Ready, 0), [0, 2]);
+        assert_eq!(bytes(&ToMaster::Drained, 0), [0, 5]);
+        assert_eq!(bytes(&ToWorker::Activate, 0), [0, 3]);
+        assert_eq!(bytes(&ToWorker::Beat, 0), [0, 6]);
+        let offer = Offer {
+            id: OfferId {
+                index: 3,
+                sequence: 300,
+            },
+            listener: ListenerId(1),
+            peer: SocketName::Inet(([127, 0, 0, 1], 80).into()),
+        };
+        assert_eq!(
+            bytes(
+                &ToWorker::Offer {
+                    offers: vec![offer]
+                },
+                1
+            ),
+            [1, 2, 1, 3, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80]
+        );
+    }
+
+    #[test]
+    fn the_largest_offer_message_fits_into_a_packet() {
+        let offer = Offer {
+            id: OfferId {
+                index: u16::MAX,
+                sequence: u64::MAX,
+            },
+            listener: ListenerId(u32::MAX),
+            peer: SocketName::Path(PathBuf::from("x".repeat(108))),
+        };
+        let message = ToWorker::Offer {
+            offers: vec![offer; MAX_OFFERS],
+        };
+        assert!(bytes(&message, MAX_OFFERS as u8).len() < MAX_PACKET);
+    }
+
+    #[test]
+    fn a_message_with_something_behind_it_is_refused() {
+        assert!(decode::<ToMaster>(&[0, 2, 0]).is_err());
+        assert!(decode::<ToMaster>(&[0]).is_err());
+        assert!(decode::<ToMaster>(&[]).is_err());
+        assert!(decode::<ToMaster>(&[0, 99]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_makes_the_decoder_panic(packet: Vec<u8>) {
+            let _ = decode::<ToMaster>(&packet);
+            let _ = decode::<ToWorker>(&packet);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The only `unsafe` of the workspace: what the safe wrappers of the system's calls cannot express.
+//!
+//! - `scm`: one message with its descriptors over one socket;
+//! - `memory`: a sealed page that two processes share;
+//! - `spawn`: what happens in a child between fork and exec;
+//! - `inherit`: adopting descriptors that came with exec, each once.
+#![allow(unsafe_code)]
+
+pub(crate) mod inherit;
+pub(crate) mod memory;
+pub(crate) mod scm;
+pub(crate) mod spawn;

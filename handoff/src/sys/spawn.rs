@@ -1,0 +1,36 @@
+//! What happens in a child between fork and exec: only calls that are safe in a signal handler.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+/// Lets the program of `command` inherit `fds` under their present numbers, with every signal at its default.
+///
+/// An ignored signal would stay ignored through exec: a worker that ignored TERM by accident could never leave.
+/// The caller keeps the descriptors open until the child is spawned.
+pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
+    let fds: [RawFd; 2] = fds.map(|fd| fd.as_raw_fd());
+    // SAFETY: the closure allocates nothing, takes no lock, and makes only calls that are safe between fork and exec.
+    // The numbers are valid there: the child has copies of all descriptors of the parent.
+    unsafe {
+        command.pre_exec(move || {
+            for fd in fds {
+                fcntl(
+                    BorrowedFd::borrow_raw(fd),
+                    FcntlArg::F_SETFD(FdFlag::empty()),
+                )
+                .map_err(io::Error::from)?;
+            }
+            for number in
+                Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP))
+            {
+                signal(number, SigHandler::SigDfl).map_err(io::Error::from)?;
+            }
+            Ok(())
+        });
+    }
+}
