@@ -17,10 +17,13 @@
 //! until [`crate::socket::resolve`].
 
 mod convert;
+mod escape;
+mod options;
 mod parse;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -28,7 +31,8 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 pub use convert::ToListenAddress;
-pub(crate) use parse::Escaped;
+pub(crate) use escape::Escaped;
+use options::Options;
 
 /// The longest address, as it is written and as it is printed: room for the longest path that Linux takes.
 pub const MAX_ADDRESS: usize = 4096;
@@ -82,15 +86,6 @@ pub(crate) enum Endpoint {
     },
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Options {
-    backlog: Option<NonZeroU32>,
-    v6only: bool,
-    mode: Option<u32>,
-    reuseport: bool,
-    name: Option<String>,
-}
-
 /// Why a text is no listener address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("address {address:?}: {part}: found {found}, wanted {wanted}")]
@@ -103,7 +98,7 @@ pub struct AddressError {
     /// What stands there.
     pub found: String,
     /// What can stand there.
-    pub wanted: &'static str,
+    pub wanted: Cow<'static, str>,
 }
 
 /// A part of an address.
@@ -340,21 +335,5 @@ impl fmt::Display for Endpoint {
             Self::Ip(address) => address.fmt(f),
             Self::Host { host, port } => write!(f, "{host}:{port}"),
         }
-    }
-}
-
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let written = [
-            self.backlog.map(|backlog| format!("backlog={backlog}")),
-            self.v6only.then(|| "v6only".to_owned()),
-            self.mode.map(|mode| format!("mode={mode:04o}")),
-            self.reuseport.then(|| "reuseport".to_owned()),
-            self.name.as_ref().map(|name| format!("name={name}")),
-        ];
-        for (n, option) in written.into_iter().flatten().enumerate() {
-            write!(f, "{}{option}", if n == 0 { '?' } else { '&' })?;
-        }
-        Ok(())
     }
 }

@@ -163,7 +163,7 @@ fn an_error_says_which_address_which_part_and_what_is_wanted() {
     let error = "[::]:80?policy=rr".parse::<ListenAddress>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"address "[::]:80?policy=rr": option: found "policy", wanted one of backlog, v6only, mode, reuseport, name"#
+        r#"address "[::]:80?policy=rr": option: found "policy", wanted one of backlog, v6only, reuseport, name (TCP on IPv6)"#
     );
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
 }
