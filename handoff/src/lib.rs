@@ -1,5 +1,6 @@
 //! The mechanism of Everport: what crosses between master and worker, both ends.
 
+pub mod address;
 pub mod board;
 pub mod bootstrap;
 pub mod channel;

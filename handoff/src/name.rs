@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr as UnixSocketAddr;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use socket2::SockAddr;
+
+use crate::address::Escaped;
 
 /// The local or peer address of a socket.
 ///
@@ -21,13 +26,115 @@ pub enum SocketName {
     Unnamed,
 }
 
+impl SocketName {
+    /// The IP address and port, unless this is a unix socket.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(*address),
+            Self::Path(_) | Self::Abstract(_) | Self::Unnamed => None,
+        }
+    }
+
+    /// The path, if this is a unix socket bound to one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Inet(_) | Self::Abstract(_) | Self::Unnamed => None,
+        }
+    }
+
+    /// The address as the standard library has it, if this is a unix socket.
+    ///
+    /// A path too long for the system's structure, which only a `bind` through a directory can have, is unnamed there.
+    pub fn unix(&self) -> Option<UnixSocketAddr> {
+        let address = match self {
+            Self::Inet(_) => return None,
+            Self::Path(path) => UnixSocketAddr::from_pathname(path),
+            Self::Abstract(name) => UnixSocketAddr::from_abstract_name(name),
+            Self::Unnamed => UnixSocketAddr::from_pathname(""),
+        };
+        address.or_else(|_| UnixSocketAddr::from_pathname("")).ok()
+    }
+}
+
+impl From<SocketAddr> for SocketName {
+    fn from(address: SocketAddr) -> Self {
+        Self::Inet(address)
+    }
+}
+
+impl From<&UnixSocketAddr> for SocketName {
+    fn from(address: &UnixSocketAddr) -> Self {
+        match (address.as_pathname(), address.as_abstract_name()) {
+            (Some(path), _) => Self::Path(path.to_owned()),
+            (None, Some(name)) => Self::Abstract(name.to_owned()),
+            (None, None) => Self::Unnamed,
+        }
+    }
+}
+
+impl From<&SockAddr> for SocketName {
+    /// A family that is neither IP nor unix, which no socket of this crate has, counts as unnamed.
+    fn from(address: &SockAddr) -> Self {
+        if let Some(inet) = address.as_socket() {
+            return Self::Inet(inet);
+        }
+        if !address.is_unix() || address.is_unnamed() {
+            return Self::Unnamed;
+        }
+        match (address.as_pathname(), address.as_abstract_namespace()) {
+            (Some(path), _) => Self::Path(path.to_owned()),
+            (None, Some(name)) => Self::Abstract(name.to_owned()),
+            (None, None) => Self::Unnamed,
+        }
+    }
+}
+
 impl fmt::Display for SocketName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(address) => address.fmt(f),
-            Self::Path(path) => write!(f, "unix:{}", path.display()),
-            Self::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+            Self::Path(path) => write!(f, "unix:{}", Escaped::path(path)),
+            Self::Abstract(name) => write!(f, "unix:@{}", Escaped::bytes(name)),
             Self::Unnamed => f.write_str("unix:"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_s_addresses_become_names_and_back() {
+        let inet: SocketAddr = "[::1]:80".parse().unwrap();
+        assert_eq!(
+            SocketName::from(&SockAddr::from(inet)),
+            SocketName::from(inet)
+        );
+        assert_eq!(SocketName::from(inet).unix().map(|_| ()), None);
+
+        for (written, name) in [
+            ("/run/app.sock", SocketName::Path("/run/app.sock".into())),
+            ("\0app", SocketName::Abstract(b"app".to_vec())),
+            ("", SocketName::Unnamed),
+        ] {
+            assert_eq!(SocketName::from(&SockAddr::unix(written).unwrap()), name);
+            assert_eq!(SocketName::from(&name.unix().unwrap()), name);
+            assert_eq!(name.inet(), None);
+        }
+    }
+
+    #[test]
+    fn a_name_prints_as_the_address_is_written() {
+        assert_eq!(
+            SocketName::Path("/run/what?".into()).to_string(),
+            "unix:/run/what%3F"
+        );
+        assert_eq!(
+            SocketName::Abstract(vec![b'a', 0xff]).to_string(),
+            "unix:@a%FF"
+        );
+        assert_eq!(SocketName::Unnamed.to_string(), "unix:");
     }
 }
