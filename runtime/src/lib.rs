@@ -1,1 +1,17 @@
-//! Everport.
+//! Everport keeps a port open for ever.
+#![forbid(unsafe_code)]
+
+mod builder;
+#[doc(hidden)]
+pub mod cli;
+mod config;
+mod control;
+mod error;
+mod pid_file;
+mod telemetry;
+
+pub use everport_handoff::worker::Worker;
+
+pub use crate::builder::Builder;
+pub use crate::config::{ConfigError, Policy, Readiness, UnknownPolicy, UnknownReadiness};
+pub use crate::error::{Error, Result};

@@ -1,0 +1,178 @@
+//! The embedded face: one program that is the master and its workers.
+
+use std::env;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use everport_handoff::bootstrap::{self, Adopted};
+use everport_handoff::worker::Worker;
+use tokio::runtime::{Handle, Runtime};
+
+use crate::config::{Config, Given, Policy, RawConfig, Readiness, Source, thread_count};
+use crate::error::{Error, Result};
+use crate::telemetry;
+
+/// Settings of a master, and the way to become one.
+///
+/// What is not set here comes from the environment (`EVERPORT_WORKERS`, `EVERPORT_SCHED_POLICY` and so on, as named at each
+/// method), else it has its default. Wrong values are reported by [`run`](Self::run).
+///
+/// ```no_run
+/// fn main() -> everport::Result<()> {
+///     everport::Builder::new().workers(2).run(async |worker| {
+///         // Bind with `everport::net::TcpListener` and serve until `worker.draining()`.
+///         # let _ = worker;
+///         Ok::<(), std::io::Error>(())
+///     })
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing starts before `run`"]
+pub struct Builder {
+    raw: RawConfig,
+    threads: usize,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Builder {
+    /// Settings of which none is set.
+    pub fn new() -> Self {
+        Self { raw: RawConfig::default(), threads: 1 }
+    }
+
+    /// Binds a listener at start, such as `127.0.0.1:8000` or `unix:/run/app.sock`; a failure ends the start. May be called
+    /// several times. Listeners that the application binds itself need not be named here. Variable: `EVERPORT_LISTEN`,
+    /// separated by commas or spaces.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.raw.listen.push(Given::Text(address.into().into(), Source::Builder));
+        self
+    }
+
+    /// How many workers run at a time. Default: as many as there are processors that the process may use. Variable:
+    /// `EVERPORT_WORKERS`.
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.raw.workers = Some(Given::Value(workers));
+        self
+    }
+
+    /// How connections are spread over the workers. Default: [`Policy::RoundRobin`]. Variable: `EVERPORT_SCHED_POLICY`.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.raw.policy = Some(Given::Value(policy));
+        self
+    }
+
+    /// Where the master writes its pid. Default: nowhere. Variable: `EVERPORT_PID_FILE`.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.raw.pid_file = Some(Given::Value(path.into()));
+        self
+    }
+
+    /// Where the master listens for `everport status`, `reload` and `stop`. Default: nowhere. Variable: `EVERPORT_CONTROL`.
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.raw.control = Some(Given::Value(path.into()));
+        self
+    }
+
+    /// How long a worker may drain before what is left is cut. Default: 30 s. Variable: `EVERPORT_DRAIN_TIMEOUT`.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.raw.drain_timeout = Some(Given::Value(timeout));
+        self
+    }
+
+    /// How long a worker may take until it is ready. Default: 30 s. Variable: `EVERPORT_READY_TIMEOUT`.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.raw.ready_timeout = Some(Given::Value(timeout));
+        self
+    }
+
+    /// When a worker is ready. Default: [`Readiness::Auto`]. Variable: `EVERPORT_READY`.
+    pub fn ready(mut self, readiness: Readiness) -> Self {
+        self.raw.readiness = Some(Given::Value(readiness));
+        self
+    }
+
+    /// How many threads a worker's runtime has. Default: 1, the worker's main thread; the number of workers is what uses the
+    /// processors. With more, spawned tasks run on as many threads beside the main one.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Becomes the master, or, in a process that a master has started, the worker.
+    ///
+    /// The program is started again, by exec, for each worker. So **code before `run` executes in the master and in every
+    /// worker**: keep it to reading arguments and the like. Code in `application` executes in the workers only, within a
+    /// tokio runtime of each worker's own, and code after `run` when the master or the worker has ended.
+    ///
+    /// Logs go to standard error as `RUST_LOG` and `EVERPORT_LOG_FORMAT` say, unless the program has set a `tracing`
+    /// subscriber before.
+    ///
+    /// # Errors
+    ///
+    /// A setting is wrong, the master cannot start, the first generation fails; in a worker, the error of `application`.
+    /// Called within an async runtime it fails at once.
+    ///
+    /// ```no_run
+    /// # async fn serve(_worker: everport::Worker) -> std::io::Result<()> { Ok(()) }
+    /// fn main() -> everport::Result<()> {
+    ///     let greeting = std::env::args().nth(1); // In the master and in every worker.
+    ///     everport::Builder::new().listen("127.0.0.1:8000").run(async |worker| {
+    ///         // In the workers only.
+    ///         # let _ = greeting;
+    ///         serve(worker).await
+    ///     })
+    /// }
+    /// ```
+    pub fn run<F, E>(self, application: F) -> Result<()>
+    where
+        F: AsyncFnOnce(Worker) -> Result<(), E>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if Handle::try_current().is_ok() {
+            return Err(Error::RunInsideRuntime);
+        }
+        telemetry::init(|variable| env::var_os(variable))?;
+        let threads = thread_count(self.threads)?;
+        match bootstrap::adopt().map_err(Error::io("adopt", &"what the master left for this worker"))? {
+            Some(adopted) => run_worker(adopted, threads, application),
+            None => run_master(self.raw.or_surroundings().try_into()?),
+        }
+    }
+}
+
+/// Runs the application in this process, which a master has started.
+fn run_worker<F, E>(adopted: Adopted, threads: NonZeroUsize, application: F) -> Result<()>
+where
+    F: AsyncFnOnce(Worker) -> Result<(), E>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    runtime(threads)?.block_on(async {
+        let worker = Worker::connect(adopted);
+        application(worker).await.map_err(|error| Error::Application(error.into()))
+    })
+}
+
+/// Runs the master in this process until it has stopped.
+pub(crate) fn run_master(config: Config) -> Result<()> {
+    let _ = config;
+    Ok(())
+}
+
+/// A worker's runtime.
+fn runtime(threads: NonZeroUsize) -> Result<Runtime> {
+    let mut builder = match threads.get() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    builder.enable_all().build().map_err(Error::io("make", &"the worker's runtime"))
+}

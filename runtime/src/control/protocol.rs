@@ -1,0 +1,178 @@
+//! What the control socket answers, as JSON: plain data, the same for both ends.
+//!
+//! | request | answer | status |
+//! |---|---|---|
+//! | `GET /status` | [`Status`] | 200 |
+//! | `POST /reload` | [`ReloadRecord`], when the reload has ended | 200 committed, 409 rolled back |
+//! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
+//! | anything that fails | [`Refusal`] | 400, 404, 405; 503 when the master is stopping, or too busy |
+//!
+//! Names are part of the interface: fields are only added, with `#[serde(default)]`, for a newer command asks an older
+//! master until that is upgraded.
+
+use everport_handoff::id::{Generation, Slot, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Policy;
+
+/// The master at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) pid: u32,
+    /// The version of Everport that the master runs.
+    pub(crate) version: String,
+    pub(crate) state: MasterState,
+    pub(crate) uptime_seconds: u64,
+    pub(crate) policy: Policy,
+    /// The oldest first.
+    pub(crate) generations: Vec<GenerationStatus>,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) last_reload: Option<ReloadRecord>,
+}
+
+/// What the master is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MasterState {
+    /// The first generation is not ready yet.
+    Starting,
+    Running,
+    Reloading,
+    Stopping,
+}
+
+/// The workers of one reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GenerationStatus {
+    pub(crate) generation: Generation,
+    pub(crate) state: GenerationState,
+    /// How long it has been in this state.
+    pub(crate) since_seconds: u64,
+    /// By slot.
+    pub(crate) workers: Vec<WorkerStatus>,
+}
+
+/// Where a generation is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GenerationState {
+    /// Not all of its workers are ready.
+    Starting,
+    /// It takes connections.
+    Active,
+    /// It finishes what it has.
+    Draining,
+}
+
+/// One worker and what became of the connections offered to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerStatus {
+    pub(crate) worker: WorkerId,
+    pub(crate) slot: Slot,
+    /// Nothing once the worker has exited.
+    pub(crate) pid: Option<u32>,
+    pub(crate) state: WorkerState,
+    /// How long it has been in this state.
+    pub(crate) since_seconds: u64,
+    /// How often this slot of this generation was filled again after a crash.
+    pub(crate) restarts: u64,
+    /// Connections that it serves now.
+    pub(crate) active: u64,
+    pub(crate) offered: u64,
+    pub(crate) taken: u64,
+    pub(crate) refused: u64,
+    pub(crate) revoked: u64,
+}
+
+/// Where a worker is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerState {
+    /// Spawned, but it has not said that it can serve.
+    Starting,
+    /// It can serve, and waits for its generation to be activated.
+    Ready,
+    /// It takes connections.
+    Active,
+    /// It finishes what it has.
+    Draining,
+    /// It has gone; the slot waits for the next one.
+    Exited,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    /// Its configured name or its address as asked for.
+    pub(crate) name: String,
+    /// The address that it is bound to.
+    pub(crate) address: String,
+    pub(crate) policy: Policy,
+    /// Accepted connections that wait for a worker with credit.
+    pub(crate) queue: u64,
+    /// Connections that the master has accepted since it bound the listener.
+    pub(crate) accepted: u64,
+    /// Whether the master accepts from it at the moment.
+    pub(crate) accepting: bool,
+}
+
+/// How one reload went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReloadRecord {
+    /// The generation that it started.
+    pub(crate) generation: Generation,
+    /// The first who asked for it.
+    pub(crate) asked_by: AskedBy,
+    /// When it began: RFC 3339, UTC.
+    pub(crate) at: String,
+    pub(crate) outcome: ReloadOutcome,
+    /// Why it was rolled back.
+    pub(crate) reason: Option<String>,
+    /// How many workers the new generation has.
+    pub(crate) workers: u32,
+    /// From the first spawn until every worker was ready, or until the failure.
+    pub(crate) starting_ms: u64,
+    /// From the start to the outcome.
+    pub(crate) total_ms: u64,
+    /// Connections of the old generation that moved to the new one, so far.
+    pub(crate) moved: u64,
+    /// Connections of the old generation that came to their own end while it drained, so far.
+    pub(crate) finished: u64,
+    /// Connections of the old generation that were cut at the deadline.
+    pub(crate) cut: u64,
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReloadOutcome {
+    /// The new generation serves.
+    Committed,
+    /// The old generation serves as if nothing had happened.
+    RolledBack,
+}
+
+/// Who asked for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+pub(crate) enum AskedBy {
+    /// A process sent the signal.
+    Signal { pid: u32, uid: u32 },
+    /// A client of the control socket.
+    Control { pid: u32, uid: u32 },
+}
+
+/// The master has begun to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stopping {
+    /// Whether it drops everything instead of draining.
+    pub(crate) at_once: bool,
+    /// How long the stop may take.
+    pub(crate) drain_timeout_ms: u64,
+}
+
+/// Why a request got no other answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) error: String,
+}

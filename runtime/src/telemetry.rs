@@ -1,0 +1,79 @@
+//! Where log lines go: to standard error, as text or as JSON.
+//!
+//! `RUST_LOG` says which (default `info`), `EVERPORT_LOG_FORMAT` how (`text`, the default, or `json`). Workers inherit both.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, Problem, Setting};
+
+/// Starts logging. A subscriber that the program has set before stays.
+pub(crate) fn init(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), ConfigError> {
+    let format = format(lookup("EVERPORT_LOG_FORMAT"))?;
+    let filter = filter(lookup("RUST_LOG"))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // The only failure is that there is a subscriber already: the program's own choice.
+    let _: Result<(), _> = match format {
+        Format::Text => subscriber.with_ansi(io::stderr().is_terminal()).try_init(),
+        Format::Json => subscriber.json().try_init(),
+    };
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn format(given: Option<OsString>) -> Result<Format, ConfigError> {
+    let Some(text) = given else { return Ok(Format::Text) };
+    match text.to_str() {
+        Some("" | "text") => Ok(Format::Text),
+        Some("json") => Ok(Format::Json),
+        _ => Err(ConfigError::in_environment(Setting::LogFormat, &text, Problem::LogFormat)),
+    }
+}
+
+fn filter(given: Option<OsString>) -> Result<EnvFilter, ConfigError> {
+    let text = given.unwrap_or_default();
+    let wrong = |problem| ConfigError::in_environment(Setting::LogFilter, &text, problem);
+    let directives = text.to_str().ok_or_else(|| wrong(Problem::NotUtf8))?;
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(directives)
+        .map_err(|error| wrong(Problem::LogFilter(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_the_default_format() {
+        for given in [None, Some(OsString::new()), Some("text".into())] {
+            assert_eq!(format(given).unwrap(), Format::Text);
+        }
+        assert_eq!(format(Some("json".into())).unwrap(), Format::Json);
+    }
+
+    #[test]
+    fn info_is_the_default_level() {
+        assert_eq!(filter(None).unwrap().max_level_hint(), Some(LevelFilter::INFO));
+        assert_eq!(filter(Some("warn,everport=debug".into())).unwrap().max_level_hint(), Some(LevelFilter::DEBUG));
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        let error = format(Some("xml".into())).unwrap_err();
+        assert_eq!(error.to_string(), r#"invalid EVERPORT_LOG_FORMAT "xml": want text or json"#);
+        let error = filter(Some("everport=loud".into())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"invalid RUST_LOG "everport=loud": not a log filter such as info or everport=debug (invalid filter directive)"#
+        );
+    }
+}
