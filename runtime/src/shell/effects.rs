@@ -1,0 +1,231 @@
+//! From actions to the outside world.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use everport_handoff::board;
+use everport_handoff::bootstrap::{self, Identity};
+use everport_handoff::id::{ListenerId, WorkerId};
+use everport_handoff::message::{ListenFailure, Listening, ToWorker};
+use rustix::io::Errno;
+use tracing::{debug, info, warn};
+
+use super::link::{Link, Order};
+use super::poller::Source;
+use super::{Shell, clock};
+use crate::machine::{Action, ConnectionId, Event, RequestId, Spread};
+
+impl Shell {
+    /// Does what the machine says.
+    pub(super) fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
+            Action::Kill { worker } => self.kill(worker),
+            Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
+            Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
+            Action::Drain { worker, deadline } => {
+                let deadline = deadline.saturating_duration_since(clock::now());
+                self.order(worker, ToWorker::Drain { deadline }.into());
+            }
+            Action::Forget { worker } => drop(self.links.remove(&worker)),
+            Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
+            Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
+            Action::CloseListener { listener } => self.close_listener(listener),
+            Action::StartAccepting { listener } => self.accept_from(listener, true),
+            Action::StopAccepting { listener } => self.accept_from(listener, false),
+            Action::Offer { worker, connection } => self.offer(worker, connection),
+            Action::Revoke { worker, connection } => self.revoke(worker, connection),
+            Action::AskBeat { worker } => self.ask_beat(worker),
+            Action::Ring { worker, on } => self.ring(worker, on),
+            Action::FreeWord { worker, connection } => {
+                if let Some(link) = self.links.get_mut(&worker) {
+                    link.free(connection);
+                }
+            }
+            Action::Close { connection } => self.connections.close(connection),
+            Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
+            Action::ReloadEnded { generation, tickets, outcome, phases } => {
+                self.records.reload_ended(generation, tickets, &outcome, phases, self.config.workers.get());
+            }
+            Action::Finish { failure } => self.end = Some(failure),
+        }
+    }
+
+    fn spawn(&mut self, identity: Identity) {
+        let Identity { worker, slot, generation } = identity;
+        match self.try_spawn(identity) {
+            Ok(pid) => info!(%worker, %slot, %generation, pid, "worker spawned"),
+            Err(error) => {
+                let reason = format!("start {:?}: {error}", self.launcher.program());
+                warn!(%worker, %slot, %generation, reason, "worker not spawned");
+                self.note(Event::SpawnFailed { worker, reason });
+            }
+        }
+    }
+
+    fn try_spawn(&mut self, identity: Identity) -> io::Result<i32> {
+        let worker = identity.worker;
+        let ends = bootstrap::prepare()?;
+        let bell = board::bell()?;
+        let process = self.launcher.spawn(identity, &ends.inherited)?;
+        drop(ends.inherited);
+        let pid = process.pid();
+        let mut link = Link::new(identity, ends.channel, ends.board, bell, process);
+        if let Err(error) = self.watch(&mut link) {
+            // Nobody has been told of this process yet, so it is ended here.
+            if let Some(process) = &link.process {
+                process.kill();
+                process.wait()?;
+            }
+            return Err(error);
+        }
+        self.links.insert(worker, link);
+        Ok(pid)
+    }
+
+    fn watch(&self, link: &mut Link) -> io::Result<()> {
+        let worker = link.identity.worker;
+        if let Some(process) = &link.process {
+            self.poller.add(process, Source::Process(worker))?;
+        }
+        self.poller.add(&link.bell, Source::Bell(worker))?;
+        self.poller.add(&link.channel, Source::Channel(worker))?;
+        link.listening = true;
+        Ok(())
+    }
+
+    fn kill(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get(&worker) else { return };
+        if let Some(process) = &link.process {
+            info!(%worker, pid = process.pid(), "worker killed");
+            process.kill();
+        }
+    }
+
+    /// Gives an order to a worker; one that does not read its orders is broken.
+    pub(super) fn order(&mut self, worker: WorkerId, order: Order) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        let given = link.order(order);
+        let is_full = link.is_full();
+        match given {
+            Ok(()) if is_full => self.want_room(worker, true),
+            Ok(()) => {}
+            Err(error) => self.broke(worker, error.to_string()),
+        }
+    }
+
+    fn ask_beat(&mut self, worker: WorkerId) {
+        // A worker whose channel is full would not see this one either.
+        if self.links.get(&worker).is_some_and(|link| !link.is_full()) {
+            self.order(worker, ToWorker::Beat.into());
+        }
+    }
+
+    fn ring(&mut self, worker: WorkerId, on: bool) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        link.ask_ring(on);
+        if on {
+            self.read_board(worker);
+        }
+    }
+
+    fn offer(&mut self, worker: WorkerId, connection: ConnectionId) {
+        let staged = match self.links.get_mut(&worker) {
+            Some(link) => {
+                if !link.has_staged() {
+                    self.staged.push(worker);
+                }
+                link.stage(connection)
+            }
+            None => Ok(false),
+        };
+        match staged {
+            Ok(true) => {}
+            Ok(false) => self.note(Event::OfferFailed { worker, connection }),
+            Err(_) => {
+                self.note(Event::OfferFailed { worker, connection });
+                self.broke(worker, "it wrote on a free word of its board".to_owned());
+            }
+        }
+    }
+
+    fn revoke(&mut self, worker: WorkerId, connection: ConnectionId) {
+        let moves = self.links.get_mut(&worker).map(|link| link.revoke(connection)).unwrap_or_default();
+        self.note_moves(worker, moves.into_iter().map(|how| (connection, how)));
+    }
+
+    /// Puts the staged offers into the channels, until none is left: those that fail go to others.
+    pub(super) fn send_offers(&mut self) {
+        while let Some(worker) = self.staged.pop() {
+            let Some(link) = self.links.get_mut(&worker) else { continue };
+            let (failed, error) = link.send_offers(&self.connections);
+            if let Some(error) = error {
+                self.offers_failed(worker, &error);
+            }
+            for connection in failed {
+                self.note(Event::OfferFailed { worker, connection });
+            }
+            self.pump();
+        }
+    }
+
+    fn offers_failed(&mut self, worker: WorkerId, error: &io::Error) {
+        debug!(%worker, %error, "offers not sent");
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.want_room(worker, true),
+            // The channel is closed; its end is heard in a moment.
+            io::ErrorKind::BrokenPipe => {}
+            // Something that all workers lack, such as descriptors under way: writing would not block, only fail again.
+            _ => {
+                self.records.exhausted(error);
+                self.starved.push(worker);
+                self.note(Event::AcceptExhausted);
+            }
+        }
+    }
+
+    fn accept_from(&mut self, listener: ListenerId, on: bool) {
+        let Some(held) = self.listeners.get_mut(listener) else { return };
+        if std::mem::replace(&mut held.accepting, on) == on {
+            return;
+        }
+        match on {
+            false => self.poller.remove(&*held),
+            true => {
+                if let Err(error) = self.poller.add(&*held, Source::Listener(listener)) {
+                    held.accepting = false;
+                    warn!(listener = held.key, %error, "listener not watched");
+                }
+            }
+        }
+    }
+
+    fn close_listener(&mut self, listener: ListenerId) {
+        self.accept_from(listener, false);
+        if let Some(held) = self.listeners.get(listener) {
+            info!(listener = held.key, "listener closed");
+        }
+        self.listeners.close(listener);
+    }
+
+    fn answer_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId) {
+        let Some(held) = self.listeners.get(listener) else { return };
+        let shared = held.spread == Spread::Shared;
+        let copy = if shared { held.bound.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
+        let (answer, fd) = match copy {
+            Ok(fd) => (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd),
+            Err(error) => (Err(ListenFailure { errno: error.raw_os_error(), reason: format!("copy the listener: {error}") }), None),
+        };
+        self.order(worker, Order { message: ToWorker::Listening { request: request.0, answer }, fd });
+    }
+
+    fn refuse_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId) {
+        let key = self.listeners.get(listener).map_or("", |held| &held.key);
+        let failure = ListenFailure {
+            errno: Some(Errno::ADDRINUSE.raw_os_error()),
+            reason: format!("bind {key}: this worker listens there already"),
+        };
+        self.order(worker, ToWorker::Listening { request: request.0, answer: Err(failure) }.into());
+    }
+}

@@ -1,0 +1,251 @@
+//! The master's side of one worker: channel, board, bell and process, and which connection lies on which word.
+//!
+//! Invariant: orders reach the worker in the order in which they were given; while one waits for room in the channel, no
+//! offer is sent.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use everport_handoff::board::{Figures, MasterBoard, OfferId};
+use everport_handoff::bootstrap::Identity;
+use everport_handoff::channel::Channel;
+use everport_handoff::message::{MAX_OFFERS, Offer, ToWorker};
+use everport_handoff::offer::Reading;
+
+use super::connections::Connections;
+use super::process::Process;
+use crate::machine::{ConnectionId, Settled};
+
+/// How many orders may wait for room in one worker's channel. A worker that leaves more unread is broken: the master gives
+/// a handful in a worker's whole life, and the answers to its own questions.
+const MAX_WAITING: usize = 64;
+
+/// One worker, from the spawn until everything that it held is settled.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) identity: Identity,
+    pub(crate) channel: Channel,
+    pub(crate) bell: OwnedFd,
+    /// Nothing once the process has been reaped.
+    pub(crate) process: Option<Process>,
+    /// Whether versions have been agreed.
+    pub(crate) welcomed: bool,
+    /// Whether the channel is in the loop's epoll.
+    pub(crate) listening: bool,
+    board: MasterBoard,
+    heartbeat: u64,
+    offers: HashMap<ConnectionId, Placed>,
+    /// Offers that are on the board but not yet in the channel.
+    staged: Vec<ConnectionId>,
+    waiting: VecDeque<Order>,
+}
+
+/// A message that goes to the worker, with at most one descriptor.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) message: ToWorker,
+    pub(crate) fd: Option<OwnedFd>,
+}
+
+impl From<ToWorker> for Order {
+    fn from(message: ToWorker) -> Self {
+        Self { message, fd: None }
+    }
+}
+
+/// Why an order could not be given.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OrderError {
+    /// When the worker does not read what it is sent.
+    #[error("it leaves more than {MAX_WAITING} messages unread")]
+    Unread,
+    /// When the system refused to send.
+    #[error("send on its channel: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// An offer on the board, and what was read from its word the last time.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    id: OfferId,
+    seen: Reading,
+}
+
+/// What the worker, or a revocation, made of an offer; `None` for a move that is not legal. Whoever made that one may have
+/// read from the connection.
+pub(crate) type Move = Option<Settled>;
+
+impl Link {
+    pub(crate) fn new(identity: Identity, channel: Channel, board: MasterBoard, bell: OwnedFd, process: Process) -> Self {
+        Self {
+            identity,
+            channel,
+            bell,
+            process: Some(process),
+            welcomed: false,
+            listening: false,
+            board,
+            heartbeat: 0,
+            offers: HashMap::new(),
+            staged: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Gives an order, or keeps it until the channel has room.
+    pub(crate) fn order(&mut self, order: Order) -> Result<(), OrderError> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(OrderError::Unread);
+        }
+        self.waiting.push_back(order);
+        self.send_waiting()
+    }
+
+    /// Sends what waits, as far as the channel has room.
+    pub(crate) fn send_waiting(&mut self) -> Result<(), OrderError> {
+        while let Some(order) = self.waiting.front() {
+            let fd = order.fd.as_ref().map(AsFd::as_fd);
+            match self.channel.send(&order.message, fd.as_slice()) {
+                Ok(()) => drop(self.waiting.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // The worker's end has gone; its process or its channel says so in a moment.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.waiting.clear();
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether orders wait for room in the channel.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Puts an offer on the board; [`send_offers`](Self::send_offers) puts it into the channel. `false` when the board has
+    /// no free word.
+    ///
+    /// # Errors
+    ///
+    /// The worker wrote on a word that was not its to write.
+    pub(crate) fn stage(&mut self, connection: ConnectionId) -> Result<bool, Reading> {
+        let Some(id) = self.board.offer()? else { return Ok(false) };
+        self.offers.insert(connection, Placed { id, seen: Reading::Offered });
+        self.staged.push(connection);
+        Ok(true)
+    }
+
+    /// Whether [`send_offers`](Self::send_offers) has something to send.
+    pub(crate) fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Sends the staged offers, many in one message. Returns those that could not be sent; their words are free again.
+    pub(crate) fn send_offers(&mut self, connections: &Connections) -> (Vec<ConnectionId>, Option<io::Error>) {
+        let staged = std::mem::take(&mut self.staged);
+        let mut rest = &staged[..];
+        let mut failure = self.is_full().then(|| io::Error::from(io::ErrorKind::WouldBlock));
+        while failure.is_none() && !rest.is_empty() {
+            let (batch, later) = rest.split_at(rest.len().min(MAX_OFFERS));
+            match self.send_batch(batch, connections) {
+                Ok(()) => rest = later,
+                Err(error) => failure = Some(error),
+            }
+        }
+        for connection in rest {
+            self.free(*connection);
+        }
+        (rest.to_vec(), failure)
+    }
+
+    fn send_batch(&self, batch: &[ConnectionId], connections: &Connections) -> io::Result<()> {
+        let mut offers = Vec::with_capacity(batch.len());
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(batch.len());
+        for connection in batch {
+            let (Some(placed), Some(held)) = (self.offers.get(connection), connections.get(*connection)) else {
+                debug_assert!(false, "a staged offer has a word and a socket");
+                continue;
+            };
+            offers.push(Offer { id: placed.id, listener: held.listener, peer: held.peer.clone() });
+            fds.push(held.socket.as_fd());
+        }
+        self.channel.send(&ToWorker::Offer { offers }, &fds)
+    }
+
+    /// Frees the word of an offer that was taken, refused or never sent.
+    pub(crate) fn free(&mut self, connection: ConnectionId) {
+        if let Some(placed) = self.offers.remove(&connection) {
+            self.board.free(placed.id);
+        }
+    }
+
+    /// Withdraws an offer, also after the worker's death. Returns what became of it, in order.
+    pub(crate) fn revoke(&mut self, connection: ConnectionId) -> Vec<Move> {
+        if let Some(position) = self.staged.iter().position(|staged| *staged == connection) {
+            self.staged.remove(position);
+            self.free(connection);
+            return vec![Some(Settled::Revoked), Some(Settled::Released)];
+        }
+        let Some(placed) = self.offers.get_mut(&connection) else { return Vec::new() };
+        match self.board.revoke(placed.id) {
+            Reading::Revoked if placed.seen == Reading::Offered => {
+                placed.seen = Reading::Revoked;
+                vec![Some(Settled::Revoked)]
+            }
+            _ => self.look(connection).into_iter().collect(),
+        }
+    }
+
+    /// What the worker has done on its board since the last look.
+    pub(crate) fn read_board(&mut self) -> Vec<(ConnectionId, Move)> {
+        let connections: Vec<_> = self.offers.keys().copied().collect();
+        connections.into_iter().filter_map(|connection| Some((connection, self.look(connection)?))).collect()
+    }
+
+    fn look(&mut self, connection: ConnectionId) -> Option<Move> {
+        let placed = self.offers.get_mut(&connection)?;
+        let (id, seen) = (placed.id, placed.seen);
+        let reading = self.board.read(id);
+        if reading == seen || seen == Reading::Illegal {
+            return None;
+        }
+        placed.seen = reading;
+        match (seen, reading) {
+            (Reading::Offered, Reading::Taken) => Some(Some(Settled::Taken)),
+            (Reading::Offered, Reading::Refused) => Some(Some(Settled::Refused)),
+            (Reading::Revoked, Reading::Released) => {
+                self.offers.remove(&connection);
+                self.board.released(id);
+                Some(Some(Settled::Released))
+            }
+            _ => {
+                placed.seen = Reading::Illegal;
+                Some(None)
+            }
+        }
+    }
+
+    /// Whether the heartbeat has moved since the last look.
+    pub(crate) fn has_beaten(&mut self) -> bool {
+        let heartbeat = self.board.figures().heartbeat;
+        std::mem::replace(&mut self.heartbeat, heartbeat) != heartbeat
+    }
+
+    /// Whether anything on the board is not settled.
+    pub(crate) fn has_offers(&self) -> bool {
+        !self.offers.is_empty()
+    }
+
+    /// What the worker says of itself.
+    pub(crate) fn figures(&self) -> Figures {
+        self.board.figures()
+    }
+
+    /// Asks the worker to ring at every change, or no longer.
+    pub(crate) fn ask_ring(&self, on: bool) {
+        self.board.ask_ring(on);
+    }
+}

@@ -1,0 +1,143 @@
+//! The listeners: binding them, finding one again by its key, accepting from it.
+//!
+//! Invariant: a listener is one kernel socket from the day it is bound until the machine closes it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use everport_handoff::address::ListenAddress;
+use everport_handoff::id::ListenerId;
+use everport_handoff::name::SocketName;
+use everport_handoff::socket::{self, BindError, Bound, InheritedSockets, Kind};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use super::connections::Connection;
+use crate::config::Policy;
+use crate::machine::Spread;
+
+/// The last descriptors are not for connections: starting workers and the control socket need some too.
+const RESERVE: u64 = 32;
+
+/// One listener.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) key: String,
+    pub(crate) bound: Bound,
+    pub(crate) spread: Spread,
+    /// How many connections the master has accepted from it.
+    pub(crate) accepted: u64,
+    pub(crate) accepting: bool,
+}
+
+/// What accepting came to.
+#[derive(Debug)]
+pub(crate) enum Accept {
+    /// A client.
+    Connection(Connection),
+    /// A client that takes one of the last descriptors: accept no more for now.
+    Last(Connection),
+    /// Nobody waits.
+    Empty,
+    /// The system has no descriptor or memory for a connection.
+    Exhausted(io::Error),
+}
+
+/// All listeners of the master.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    held: BTreeMap<ListenerId, Listener>,
+    last: u32,
+    policy: Policy,
+    inherited: InheritedSockets,
+    /// Connections above this descriptor number eat into the reserve.
+    ceiling: u64,
+}
+
+impl Listeners {
+    pub(crate) fn new(policy: Policy, inherited: InheritedSockets) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self { held: BTreeMap::new(), last: 0, policy, inherited, ceiling: limit.saturating_sub(RESERVE) }
+    }
+
+    /// The listener that this address means, if the master holds it: by its key, or by the address that it is bound to.
+    /// `index` counts the port 0 binds of one worker.
+    pub(crate) fn find(&self, address: &ListenAddress, index: u32) -> Option<ListenerId> {
+        let key = address.key(index);
+        let bound_to = |listener: &Listener| {
+            let same_kind = Some(listener.bound.kind()) == address.kind();
+            same_kind && !address.is_ephemeral() && address.socket_addr().map(SocketName::Inet).as_ref() == Some(listener.bound.local())
+        };
+        let by_key = self.held.iter().find(|(_, listener)| listener.key == key);
+        by_key.or_else(|| self.held.iter().find(|(_, listener)| bound_to(listener))).map(|(id, _)| *id)
+    }
+
+    /// Binds a new listener.
+    pub(crate) fn bind(&mut self, address: &ListenAddress, index: u32) -> Result<ListenerId, BindError> {
+        let bound = socket::bind(address, &self.inherited)?;
+        let spread = match (self.policy, bound.kind()) {
+            (Policy::RoundRobin, Kind::Tcp | Kind::Unix) => Spread::Offered,
+            (Policy::None, _) | (_, Kind::Udp) => Spread::Shared,
+        };
+        self.last += 1;
+        let id = ListenerId(self.last);
+        let key = address.key(index);
+        self.held.insert(id, Listener { key, bound, spread, accepted: 0, accepting: false });
+        Ok(id)
+    }
+
+    pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
+        self.held.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.held.get_mut(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ListenerId, &Listener)> {
+        self.held.iter().map(|(id, listener)| (*id, listener))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Closes a listener and unlinks its file, if it has one.
+    pub(crate) fn close(&mut self, id: ListenerId) {
+        self.held.remove(&id);
+    }
+
+    /// Accepts one connection.
+    pub(crate) fn accept(&mut self, id: ListenerId) -> Accept {
+        let Some(listener) = self.held.get_mut(&id) else { return Accept::Empty };
+        loop {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match rustix::net::acceptfrom_with(listener.as_fd(), flags) {
+                Ok((socket, peer)) => {
+                    listener.accepted += 1;
+                    let peer = peer.map_or(SocketName::Unnamed, SocketName::from);
+                    let is_last = u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number >= self.ceiling);
+                    let connection = Connection { socket, peer, listener: id };
+                    return if is_last { Accept::Last(connection) } else { Accept::Connection(connection) };
+                }
+                Err(Errno::AGAIN) => return Accept::Empty,
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    return Accept::Exhausted(error.into());
+                }
+                // A client that left before it was accepted, or an error of its network: accept(2) says to go on.
+                Err(
+                    Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::NETDOWN | Errno::NOPROTOOPT | Errno::HOSTDOWN
+                    | Errno::NONET | Errno::HOSTUNREACH | Errno::OPNOTSUPP | Errno::NETUNREACH | Errno::PERM,
+                ) => {}
+                Err(error) => return Accept::Exhausted(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bound.as_fd()
+    }
+}

@@ -1,0 +1,179 @@
+//! The shell: turns the outside world into [`Event`]s for the machine and carries out its [`Action`]s.
+//!
+//! One thread, one loop, one epoll. In one turn it takes what epoll reports, feeds the machine, sends the offers that came
+//! of it in as few messages as possible, and sleeps until something happens or the machine's next deadline.
+//!
+//! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
+
+mod clock;
+mod connections;
+mod effects;
+mod link;
+mod listeners;
+mod poller;
+mod process;
+mod records;
+mod signals;
+mod sources;
+mod status;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use everport_handoff::id::WorkerId;
+use everport_handoff::socket::InheritedSockets;
+use tracing::info;
+
+use self::connections::Connections;
+use self::link::Link;
+use self::listeners::Listeners;
+use self::poller::{Poller, Source};
+use self::process::Launcher;
+use self::records::Records;
+use self::signals::Signals;
+use crate::config::Config;
+use crate::control::request::Requests;
+use crate::control::server::Server;
+use crate::error::{Error, Result};
+use crate::machine::{Action, Event, Failure, Machine, Settings};
+use crate::pid_file::PidFile;
+
+/// How many untaken or revoked offers a worker may have (`credit`).
+///
+/// Small, so that a worker which stalls holds up few clients; large enough that a busy one finds its next connections
+/// waiting whenever its runtime turns, and that several go into one message.
+const CREDIT: usize = 16;
+
+/// How many accepted connections of one listener may wait in the master for a worker with credit.
+///
+/// They cost the master a descriptor each; beyond this the kernel's backlog holds them just as well. Enough to keep every
+/// worker of a large machine supplied between two turns of the loop.
+const QUEUE: usize = 64;
+
+/// Runs the master until it is told to stop. Called in the master, on its main thread.
+pub(crate) fn run(config: Config) -> Result<()> {
+    let mut shell = Shell::start(config)?;
+    let ended = shell.run();
+    info!("master stopped");
+    ended
+}
+
+/// Everything that the master owns.
+struct Shell {
+    config: Config,
+    machine: Machine,
+    launcher: Launcher,
+    poller: Poller,
+    listeners: Listeners,
+    connections: Connections,
+    links: HashMap<WorkerId, Link>,
+    /// Links with offers that are on the board and not yet in the channel.
+    staged: Vec<WorkerId>,
+    /// Links whose offers the system refused to carry for want of something; tried again at the next deadline.
+    starved: Vec<WorkerId>,
+    signals: Signals,
+    control: Option<(Server, Requests)>,
+    records: Records,
+    events: VecDeque<Event>,
+    end: Option<Option<Failure>>,
+    // Removed when the master ends.
+    _pid_file: Option<PidFile>,
+}
+
+impl Shell {
+    /// Acquires everything; any failure is named and leaves nothing behind.
+    fn start(config: Config) -> Result<Self> {
+        let signals = Signals::catch().map_err(Error::io("catch", "signals"))?;
+        let poller = Poller::new().map_err(|errno| Error::io("make", "an epoll")(errno.into()))?;
+        let launcher = Launcher::new(&config.program).map_err(Error::io("find", "this program's own file"))?;
+        let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
+        let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", "the sockets of LISTEN_FDS"))?;
+        let control = config.control.as_deref().map(Server::start).transpose()?;
+        let settings = Settings {
+            workers: config.workers.get(),
+            ready_timeout: config.ready_timeout,
+            drain_timeout: config.drain_timeout,
+            steal_after: config.steal_after,
+            credit: CREDIT,
+            queue: QUEUE,
+        };
+        let mut shell = Self {
+            machine: Machine::new(settings),
+            launcher,
+            listeners: Listeners::new(config.policy, inherited),
+            connections: Connections::default(),
+            links: HashMap::new(),
+            staged: Vec::new(),
+            starved: Vec::new(),
+            records: Records::new(),
+            events: VecDeque::new(),
+            end: None,
+            _pid_file: pid_file,
+            config,
+            poller,
+            signals,
+            control,
+        };
+        shell.watch_own_sources().map_err(|errno| Error::io("watch", "signals and control")(errno.into()))?;
+        shell.bind_configured()?;
+        Ok(shell)
+    }
+
+    fn watch_own_sources(&self) -> nix::Result<()> {
+        self.poller.add(&self.signals, Source::Signals)?;
+        match &self.control {
+            Some((_, requests)) => self.poller.add(requests, Source::Control),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let (workers, policy) = (self.config.workers.get(), self.config.policy);
+        info!(pid = std::process::id(), workers, %policy, "master started");
+        self.note(Event::Started);
+        self.pump();
+        while self.end.is_none() {
+            self.turn()?;
+        }
+        match self.end.take().flatten() {
+            None => Ok(()),
+            Some(failure) => Err(Error::FirstGeneration { reason: records::describe(&failure) }),
+        }
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> Result<()> {
+        let wait = self.poller.wait(self.machine.next_deadline());
+        for ready in wait.map_err(|errno| Error::io("wait for", "events")(errno.into()))? {
+            self.take(ready);
+            self.pump();
+        }
+        let due = |deadline: Instant| deadline <= clock::now();
+        if self.machine.next_deadline().is_some_and(due) {
+            self.read_boards();
+            for worker in std::mem::take(&mut self.starved) {
+                self.note(Event::ChannelWritable { worker });
+            }
+            self.note(Event::Deadline);
+            self.pump();
+        }
+        self.send_offers();
+        Ok(())
+    }
+
+    /// Keeps an event for the next [`pump`](Self::pump).
+    fn note(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Feeds the machine with what was noted and does what it says, and so on with the events that come of that.
+    fn pump(&mut self) {
+        let mut actions: Vec<Action> = Vec::new();
+        while let Some(event) = self.events.pop_front() {
+            self.machine.handle(event, clock::now(), &mut actions);
+            for action in actions.drain(..) {
+                self.carry_out(action);
+            }
+        }
+    }
+}

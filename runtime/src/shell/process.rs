@@ -1,0 +1,133 @@
+//! Processes of workers: which program, how it is started, its death.
+//!
+//! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use everport_handoff::bootstrap::{Identity, Inherited};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+use crate::config::{MASTER_ENVIRONMENT, Program};
+use crate::machine::Exit;
+
+/// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    program: OsString,
+    arguments: Vec<OsString>,
+    directory: PathBuf,
+}
+
+impl Launcher {
+    /// Notes what was given and from where, at the start of the master.
+    pub(crate) fn new(program: &Program) -> io::Result<Self> {
+        let directory = directory_as_given()?;
+        let (program, arguments) = match program {
+            Program::Embedded => (itself_as_given(&directory)?, env::args_os().skip(1).collect()),
+            Program::Command { program, arguments } => (program.clone(), arguments.clone()),
+        };
+        Ok(Self { program, arguments, directory })
+    }
+
+    /// The program as it was given.
+    pub(crate) fn program(&self) -> &Path {
+        Path::new(&self.program)
+    }
+
+    /// Starts one worker, in its own process group, with /dev/null as its standard input.
+    ///
+    /// # Errors
+    ///
+    /// What fork or exec answered, exec's too.
+    pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
+        for variable in MASTER_ENVIRONMENT {
+            command.env_remove(variable);
+        }
+        inherited.pass_to(&mut command, identity)?;
+        // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Process { pid, pidfd })
+    }
+}
+
+/// A worker's process that has not been reaped. Its descriptor is readable once it has ended.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Kills the process and all of its group.
+    pub(crate) fn kill(&self) {
+        // Each fails only when there is nobody left to kill.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Waits for the end of a process that was killed.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)?;
+        Ok(())
+    }
+
+    /// Reaps the process if it has ended.
+    pub(crate) fn reap(&self) -> io::Result<Option<Exit>> {
+        let status =
+            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+        Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+        }))
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// The working directory by the name that the shell gave it: `$PWD` keeps symlinks that `getcwd` resolves.
+fn directory_as_given() -> io::Result<PathBuf> {
+    let real = env::current_dir()?;
+    let given = env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+    Ok(given.filter(|given| is_same_file(given, &real)).unwrap_or(real))
+}
+
+/// This program by the name that it was started with, if that leads to the file that runs; else the file's own path.
+fn itself_as_given(directory: &Path) -> io::Result<OsString> {
+    let own = Path::new("/proc/self/exe");
+    let given = env::args_os().next().and_then(|name| {
+        if name.as_encoded_bytes().contains(&b'/') {
+            return Some(directory.join(name));
+        }
+        let path = env::var_os("PATH")?;
+        env::split_paths(&path).map(|folder| directory.join(folder).join(&name)).find(|file| is_same_file(file, own))
+    });
+    match given.filter(|given| is_same_file(given, own)) {
+        Some(given) => Ok(given.into()),
+        None => Ok(fs::read_link(own)?.into()),
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    matches!((fs::metadata(one), fs::metadata(other)), (Ok(one), Ok(other)) if id(one) == id(other))
+}

@@ -1,0 +1,144 @@
+//! What the master remembers and says of reloads and exits.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use everport_handoff::id::Generation;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::clock;
+use super::link::Link;
+use crate::control::protocol::{AskedBy, ReloadOutcome, ReloadRecord};
+use crate::machine::{Exit, Failure, Outcome, Phases, Ticket};
+
+/// Accepting that fails for want of descriptors is said once in this time.
+const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
+
+/// Somebody who asked for a reload.
+#[derive(Debug)]
+struct Asked {
+    by: AskedBy,
+    answer: Option<oneshot::Sender<ReloadRecord>>,
+}
+
+/// Reloads: who waits for which, and the last one's record.
+#[derive(Debug)]
+pub(super) struct Records {
+    started: Instant,
+    last_ticket: u64,
+    asked: HashMap<Ticket, Asked>,
+    reload_began: Option<(SystemTime, Instant)>,
+    last_reload: Option<ReloadRecord>,
+    exhaustion_said: Option<Instant>,
+}
+
+impl Records {
+    pub(super) fn new() -> Self {
+        Self {
+            started: clock::now(),
+            last_ticket: 0,
+            asked: HashMap::new(),
+            reload_began: None,
+            last_reload: None,
+            exhaustion_said: None,
+        }
+    }
+
+    /// How long the master has run.
+    pub(super) fn uptime(&self) -> Duration {
+        clock::now().saturating_duration_since(self.started)
+    }
+
+    /// Keeps somebody who asked for a reload, until it has ended.
+    pub(super) fn asked(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        info!(asked_by = ?by, "reload asked");
+        self.asked.insert(ticket, Asked { by, answer });
+        ticket
+    }
+
+    pub(super) fn reload_started(&mut self, generation: Generation, tickets: &[Ticket]) {
+        self.reload_began = Some((clock::wall(), clock::now()));
+        info!(%generation, asked = tickets.len(), "reload started");
+    }
+
+    pub(super) fn reload_ended(
+        &mut self,
+        generation: Generation,
+        tickets: Vec<Ticket>,
+        outcome: &Outcome,
+        phases: Phases,
+        workers: u32,
+    ) {
+        let (at, began) = self.reload_began.take().unwrap_or_else(|| (clock::wall(), clock::now()));
+        let asked: Vec<Asked> = tickets.iter().filter_map(|ticket| self.asked.remove(ticket)).collect();
+        let reason = match outcome {
+            Outcome::Committed => None,
+            Outcome::RolledBack(failure) => Some(describe(failure)),
+        };
+        let Some(first) = asked.first() else { return };
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let record = ReloadRecord {
+            generation,
+            asked_by: first.by,
+            at: humantime::format_rfc3339_millis(at).to_string(),
+            outcome: if reason.is_none() { ReloadOutcome::Committed } else { ReloadOutcome::RolledBack },
+            reason,
+            workers,
+            starting_ms: millis(phases.starting),
+            total_ms: millis(clock::now().saturating_duration_since(began)),
+            moved: 0,
+            finished: 0,
+            cut: 0,
+        };
+        match &record.reason {
+            None => info!(%generation, starting_ms = record.starting_ms, "reload committed"),
+            Some(reason) => error!(%generation, reason, "reload rolled back"),
+        }
+        for answer in asked.into_iter().filter_map(|asked| asked.answer) {
+            // A client that has gone needs no answer.
+            drop(answer.send(record.clone()));
+        }
+        self.last_reload = Some(record);
+    }
+
+    pub(super) fn last_reload(&self) -> Option<&ReloadRecord> {
+        self.last_reload.as_ref()
+    }
+
+    /// Says, once in a period, that accepting failed for want of something.
+    pub(super) fn exhausted(&mut self, reason: &io::Error) {
+        let now = clock::now();
+        let is_news = self.exhaustion_said.is_none_or(|said| now.saturating_duration_since(said) >= EXHAUSTION_PERIOD);
+        if is_news {
+            self.exhaustion_said = Some(now);
+            warn!(%reason, "accepting paused; clients wait in the backlog");
+        }
+    }
+}
+
+/// Logs the end of a worker: the one exit record.
+pub(super) fn exited(link: &Link, pid: i32, exit: Exit) {
+    let (worker, slot, generation) = (link.identity.worker, link.identity.slot, link.identity.generation);
+    info!(%worker, %slot, %generation, pid, exit = %exit, "worker exited");
+}
+
+/// Why a generation could not start, in a sentence.
+pub(super) fn describe(failure: &Failure) -> String {
+    match failure {
+        Failure::SpawnFailed { slot, reason } => format!("the worker of slot {slot} could not be started: {reason}"),
+        Failure::Exited { slot, worker, exit } => format!("worker {worker} of slot {slot} {exit} before it was ready"),
+        Failure::NotReady { slot, worker, after } => {
+            let after = humantime::format_duration(*after);
+            format!("worker {worker} of slot {slot} was not ready after {after}")
+        }
+        Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),
+        Failure::Broke { slot, worker, reason } => {
+            format!("worker {worker} of slot {slot} broke the protocol before it was ready: {reason}")
+        }
+        Failure::Stopped => "the master was told to stop".to_owned(),
+    }
+}

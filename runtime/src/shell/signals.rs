@@ -1,0 +1,97 @@
+//! Signals to the master. A handler only notes the signal; the loop reads it here and makes an [`Order`] of it.
+//!
+//! | signal | the master does |
+//! |---|---|
+//! | HUP | reload; a graceful stop when the kernel sent it, or when the terminal of the start has gone |
+//! | TERM, INT | graceful stop; the second one stops at once |
+//! | QUIT | stop at once |
+//! | USR1, USR2, TTIN, TTOU, WINCH | logs that it is not supported yet |
+//!
+//! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept.
+//!
+//! TTIN, TTOU and WINCH act only when a process sent them: a terminal sends them too, on a resize or for output from the
+//! background. What decides is how the signal was sent and not by whom: `docker kill` shows up as pid 0.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::iterator::exfiltrator::origin::Origin;
+use signal_hook::low_level::siginfo::Cause;
+
+/// Who sent a signal: pid and uid; none when the kernel did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// A new generation.
+    Reload(Sender),
+    /// A graceful stop, or at once. The second graceful one is at once.
+    Stop { signal: &'static str, at_once: bool },
+    /// Something that this version cannot do.
+    Unsupported { signal: &'static str },
+}
+
+/// The signals of the master, from now on.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    delivery: SignalDelivery<UnixStream, WithOrigin>,
+    had_terminal: bool,
+}
+
+impl Signals {
+    /// Catches every signal of the table.
+    pub(crate) fn catch() -> io::Result<Self> {
+        let all = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH];
+        let (read, write) = UnixStream::pair()?;
+        let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), all)?;
+        Ok(Self { delivery, had_terminal: has_terminal() })
+    }
+
+    /// What the signals that came since the last time ask for.
+    pub(crate) fn orders(&mut self) -> Vec<Order> {
+        let lost_terminal = self.had_terminal && !has_terminal();
+        self.delivery.pending().filter_map(|origin| order(&origin, lost_terminal)).collect()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+}
+
+fn order(origin: &Origin, lost_terminal: bool) -> Option<Order> {
+    let sent = matches!(origin.cause, Cause::Sent(_));
+    let sender = origin.process.as_ref().map(|process| Sender { pid: process.pid, uid: process.uid });
+    let unsupported = |signal| Some(Order::Unsupported { signal });
+    match origin.signal {
+        SIGHUP => match sender {
+            Some(sender) if sent && !lost_terminal => Some(Order::Reload(sender)),
+            _ => Some(Order::Stop { signal: "HUP", at_once: false }),
+        },
+        SIGTERM => Some(Order::Stop { signal: "TERM", at_once: false }),
+        SIGINT => Some(Order::Stop { signal: "INT", at_once: false }),
+        SIGQUIT => Some(Order::Stop { signal: "QUIT", at_once: true }),
+        SIGUSR1 => unsupported("USR1"),
+        SIGUSR2 => unsupported("USR2"),
+        SIGTTIN if sent => unsupported("TTIN"),
+        SIGTTOU if sent => unsupported("TTOU"),
+        SIGWINCH if sent => unsupported("WINCH"),
+        _ => None,
+    }
+}
+
+/// Whether this process has a controlling terminal: then, and only then, its name can be opened.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}

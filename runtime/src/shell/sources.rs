@@ -1,0 +1,332 @@
+//! From sources to events: what each thing that woke the loop has to say.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use everport_handoff::address::ListenAddress;
+use everport_handoff::channel::{ReceiveError, Received};
+use everport_handoff::id::{ListenerId, WorkerId};
+use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use tracing::{debug, info, warn};
+
+use super::link::{Move, Order};
+use super::listeners::Accept;
+use super::poller::{Ready, Source};
+use super::signals::Order as SignalOrder;
+use super::{Shell, records};
+use crate::config::Readiness;
+use crate::control::protocol::{AskedBy, Stopping};
+use crate::control::request::Request;
+use crate::error::{Error, Result};
+use crate::machine::{ConnectionId, Event, Exit, RequestId, Settled};
+
+/// How many connections one turn accepts from one listener, so that other sources get their turn.
+const MAX_ACCEPTS: usize = 64;
+
+/// How many messages one turn reads from one worker.
+const MAX_MESSAGES: usize = 64;
+
+/// How many messages are read from a worker that has died: more than a channel holds, but a child of it that keeps the
+/// channel open cannot hold the master.
+const MAX_LAST_MESSAGES: usize = 4096;
+
+/// How many listeners the master holds at most, so that workers cannot use up its descriptors.
+pub(crate) const MAX_LISTENERS: usize = 1024;
+
+impl Shell {
+    /// Takes what one source has to say.
+    pub(super) fn take(&mut self, ready: Ready) {
+        match ready.source {
+            Source::Listener(listener) => self.accept(listener),
+            Source::Bell(worker) => self.answer_bell(worker),
+            Source::Channel(worker) => {
+                if ready.writable {
+                    self.use_room(worker);
+                }
+                self.hear(worker, MAX_MESSAGES);
+            }
+            Source::Process(worker) => self.bury(worker),
+            Source::Signals => self.obey_signals(),
+            Source::Control => self.answer_control(),
+        }
+    }
+
+    /// Binds the listeners of the configuration, each or none.
+    pub(super) fn bind_configured(&mut self) -> Result<()> {
+        for address in self.config.listen.clone() {
+            let failed = |source: io::Error| Error::Bind { address: address.to_string(), source };
+            let listener = self.listeners.bind(&address, 0).map_err(|error| failed(error.into()))?;
+            self.announce(listener, true);
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, listener: ListenerId, configured: bool) {
+        let Some(held) = self.listeners.get(listener) else { return };
+        info!(listener = held.key, address = %held.bound.local(), "listener bound");
+        let spread = held.spread;
+        self.note(Event::ListenerBound { listener, spread, configured });
+    }
+
+    fn accept(&mut self, listener: ListenerId) {
+        for _ in 0..self.machine.room(listener).min(MAX_ACCEPTS) {
+            let (connection, exhausted) = match self.listeners.accept(listener) {
+                Accept::Connection(connection) => (Some(connection), None),
+                Accept::Last(connection) => {
+                    (Some(connection), Some(io::Error::other("the last descriptors are kept for workers and control")))
+                }
+                Accept::Exhausted(error) => (None, Some(error)),
+                Accept::Empty => return,
+            };
+            if let Some(connection) = connection {
+                let connection = self.connections.keep(connection);
+                self.note(Event::Accepted { listener, connection });
+            }
+            if let Some(error) = exhausted {
+                self.records.exhausted(&error);
+                self.note(Event::AcceptExhausted);
+                return;
+            }
+        }
+    }
+
+    fn answer_bell(&mut self, worker: WorkerId) {
+        if let Some(link) = self.links.get(&worker) {
+            everport_handoff::board::silence(link.bell.as_fd());
+            self.read_board(worker);
+        }
+    }
+
+    /// Reads every board.
+    pub(super) fn read_boards(&mut self) {
+        let workers: Vec<_> = self.links.keys().copied().collect();
+        for worker in workers {
+            self.read_board(worker);
+        }
+    }
+
+    /// Reads one board.
+    pub(super) fn read_board(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        let has_beaten = link.has_beaten();
+        let moves = link.read_board();
+        self.note_moves(worker, moves);
+        if has_beaten {
+            self.note(Event::Beat { worker });
+        }
+    }
+
+    /// Notes what became of offers. A move that is not legal means that the connection may have been read from.
+    pub(super) fn note_moves(&mut self, worker: WorkerId, moves: impl IntoIterator<Item = (ConnectionId, Move)>) {
+        for (connection, how) in moves {
+            self.note(Event::Settled { worker, connection, how: how.unwrap_or(Settled::Taken) });
+            if how.is_none() {
+                self.broke(worker, "it wrote on its board what no offer allows".to_owned());
+            }
+        }
+    }
+
+    /// Notes that a worker broke the protocol.
+    pub(super) fn broke(&mut self, worker: WorkerId, reason: String) {
+        warn!(%worker, reason, "worker broke the protocol");
+        self.note(Event::WorkerBroke { worker, reason });
+    }
+
+    /// The channel has room: what waited goes first.
+    fn use_room(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        if let Err(error) = link.send_waiting() {
+            return self.broke(worker, error.to_string());
+        }
+        if !link.is_full() {
+            self.want_room(worker, false);
+            self.note(Event::ChannelWritable { worker });
+        }
+    }
+
+    /// Wakes the loop when the channel of a worker has room, or no longer.
+    pub(super) fn want_room(&self, worker: WorkerId, wanted: bool) {
+        let Some(link) = self.links.get(&worker).filter(|link| link.listening) else { return };
+        if let Err(error) = self.poller.want_writable(&link.channel, Source::Channel(worker), wanted) {
+            debug!(%worker, %error, "channel not watched");
+        }
+    }
+
+    /// Reads a worker's messages, at most so many.
+    fn hear(&mut self, worker: WorkerId, most: usize) {
+        for _ in 0..most {
+            let Some(link) = self.links.get_mut(&worker) else { return };
+            match link.channel.receive::<ToMaster>() {
+                Ok(received) => self.heed(worker, received),
+                Err(ReceiveError::Empty) => return,
+                Err(error) => {
+                    self.stop_listening(worker);
+                    return match error {
+                        ReceiveError::Closed => self.note(Event::ChannelClosed { worker }),
+                        error => self.broke(worker, error.to_string()),
+                    };
+                }
+            }
+        }
+    }
+
+    fn stop_listening(&mut self, worker: WorkerId) {
+        if let Some(link) = self.links.get_mut(&worker)
+            && std::mem::take(&mut link.listening)
+        {
+            self.poller.remove(&link.channel);
+        }
+    }
+
+    fn heed(&mut self, worker: WorkerId, received: Received<ToMaster>) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        if !received.fds.is_empty() || received.missing > 0 {
+            return self.broke(worker, "it sent descriptors with a message that has none".to_owned());
+        }
+        match (link.welcomed, received.message) {
+            (false, ToMaster::Hello { oldest, newest }) => self.welcome(worker, oldest, newest),
+            (false, _) => self.broke(worker, "its first message was not Hello".to_owned()),
+            (true, ToMaster::Hello { .. }) => self.broke(worker, "it said Hello twice".to_owned()),
+            (true, ToMaster::Listen { request, address, index }) => self.listen(worker, request, &address, index),
+            (true, ToMaster::Ready) => {
+                info!(%worker, slot = %link.identity.slot, generation = %link.identity.generation, "worker ready");
+                self.note(Event::WorkerReady { worker });
+            }
+            (true, ToMaster::CloseListener { listener }) => self.note(Event::ListenerClosed { worker, listener }),
+            (true, ToMaster::Leave) => {
+                info!(%worker, slot = %link.identity.slot, generation = %link.identity.generation, "worker leaving");
+                self.note(Event::WorkerLeaving { worker });
+            }
+            (true, ToMaster::Drained) => {
+                info!(%worker, slot = %link.identity.slot, generation = %link.identity.generation, "worker drained");
+                self.note(Event::WorkerDrained { worker });
+            }
+        }
+    }
+
+    fn welcome(&mut self, worker: WorkerId, oldest: u16, newest: u16) {
+        let version = newest.min(message::NEWEST);
+        if version < oldest.max(message::OLDEST) {
+            let reason = format!(
+                "the worker speaks versions {oldest} to {newest} of the protocol, this master {} to {}",
+                message::OLDEST,
+                message::NEWEST
+            );
+            return self.note(Event::WorkerIncompatible { worker, reason });
+        }
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        let bell = match link.bell.try_clone() {
+            Ok(bell) => bell,
+            Err(error) => return self.broke(worker, format!("no descriptor for its bell: {error}")),
+        };
+        link.welcomed = true;
+        let message = ToWorker::Welcome {
+            version,
+            worker,
+            slot: link.identity.slot,
+            generation: link.identity.generation,
+            manual_ready: self.config.readiness == Readiness::Manual,
+            first_byte_grace: self.config.first_byte_grace,
+            drain_timeout: self.config.drain_timeout,
+        };
+        self.order(worker, Order { message, fd: Some(bell) });
+    }
+
+    fn listen(&mut self, worker: WorkerId, request: u32, address: &str, index: u32) {
+        match self.find_or_bind(address, index) {
+            Ok(listener) => self.note(Event::ListenAsked { worker, request: RequestId(request), listener }),
+            Err(failure) => {
+                debug!(%worker, address, reason = failure.reason, "listener refused");
+                self.order(worker, ToWorker::Listening { request, answer: Err(failure) }.into());
+            }
+        }
+    }
+
+    fn find_or_bind(&mut self, address: &str, index: u32) -> std::result::Result<ListenerId, ListenFailure> {
+        let refuse = |reason: String| ListenFailure { errno: None, reason };
+        let address: ListenAddress = address.parse().map_err(|error| refuse(format!("{error}")))?;
+        if let Some(listener) = self.listeners.find(&address, index) {
+            return Ok(listener);
+        }
+        if self.listeners.len() >= MAX_LISTENERS {
+            return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
+        }
+        let bound = self.listeners.bind(&address, index);
+        let listener = bound
+            .map_err(|error| ListenFailure { errno: error.raw_os_error(), reason: error.to_string() })?;
+        self.announce(listener, false);
+        Ok(listener)
+    }
+
+    /// A worker's process has ended: hears its last words, reads its board and tells the machine.
+    fn bury(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        let Some(process) = &link.process else { return };
+        let exit = match process.reap() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            // The exit status went elsewhere: somebody else in this process waits for all children.
+            Err(error) => {
+                warn!(%worker, %error, "exit status lost");
+                Exit::Code(-1)
+            }
+        };
+        let pid = process.pid();
+        self.poller.remove(process);
+        self.poller.remove(&link.bell);
+        link.process = None;
+        self.hear(worker, MAX_LAST_MESSAGES);
+        self.stop_listening(worker);
+        self.read_board(worker);
+        if let Some(link) = self.links.get(&worker) {
+            records::exited(link, pid, exit);
+        }
+        self.note(Event::WorkerExited { worker, exit });
+    }
+
+    fn obey_signals(&mut self) {
+        for order in self.signals.orders() {
+            match order {
+                SignalOrder::Reload(sender) => {
+                    // A pid is positive; 0 stands for a sender in another pid namespace.
+                    let pid = u32::try_from(sender.pid).unwrap_or(0);
+                    let ticket = self.records.asked(AskedBy::Signal { pid, uid: sender.uid }, None);
+                    self.note(Event::ReloadAsked { ticket });
+                }
+                SignalOrder::Stop { signal, at_once } => self.stop(signal, at_once || self.machine.is_stopping()),
+                SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
+            }
+            // Before the next one is judged: a second order to stop is another thing than the first.
+            self.pump();
+        }
+    }
+
+    fn stop(&mut self, asked_by: &str, at_once: bool) {
+        match at_once {
+            true => info!(asked_by, "stopping at once"),
+            false => info!(asked_by, "stopping gracefully; a second signal stops at once"),
+        }
+        self.note(Event::StopAsked { at_once });
+    }
+
+    fn answer_control(&mut self) {
+        let Some((_, requests)) = &self.control else { return };
+        let requests: Vec<_> = requests.take().collect();
+        for request in requests {
+            match request {
+                // A client that has gone needs no answer.
+                Request::Status { answer } => drop(answer.send(self.status())),
+                Request::Reload { client, answer } => {
+                    let ticket =
+                        self.records.asked(AskedBy::Control { pid: client.pid, uid: client.uid }, Some(answer));
+                    self.note(Event::ReloadAsked { ticket });
+                }
+                Request::Stop { client, at_once, answer } => {
+                    let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+                    drop(answer.send(Stopping { at_once, drain_timeout_ms }));
+                    self.stop(&format!("control client {}", client.pid), at_once);
+                }
+            }
+        }
+    }
+}
