@@ -3,15 +3,18 @@
 //! Invariant: a listener is one kernel socket from the day it is bound until the machine closes it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use everport_handoff::address::ListenAddress;
 use everport_handoff::id::ListenerId;
 use everport_handoff::name::SocketName;
 use everport_handoff::socket::{self, BindError, Bound, InheritedSockets, Kind};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
 
 use super::connections::Connection;
 use crate::config::Policy;
@@ -116,7 +119,7 @@ impl Listeners {
             match rustix::net::acceptfrom_with(listener.as_fd(), flags) {
                 Ok((socket, peer)) => {
                     listener.accepted += 1;
-                    let peer = peer.map_or(SocketName::Unnamed, SocketName::from);
+                    let peer = peer.map_or(SocketName::Unnamed, name);
                     let is_last = u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number >= self.ceiling);
                     let connection = Connection { socket, peer, listener: id };
                     return if is_last { Accept::Last(connection) } else { Accept::Connection(connection) };
@@ -133,6 +136,20 @@ impl Listeners {
                 Err(error) => return Accept::Exhausted(error.into()),
             }
         }
+    }
+}
+
+/// The client's address as accept gave it.
+fn name(peer: SocketAddrAny) -> SocketName {
+    if let Ok(inet) = SocketAddr::try_from(peer.clone()) {
+        return inet.into();
+    }
+    let unix = SocketAddrUnix::try_from(peer).ok();
+    let path = unix.as_ref().and_then(|unix| unix.path()).filter(|path| !path.is_empty());
+    match (path, unix.as_ref().and_then(SocketAddrUnix::abstract_name)) {
+        (Some(path), _) => SocketName::Path(OsStr::from_bytes(path.to_bytes()).into()),
+        (None, Some(name)) => SocketName::Abstract(name.to_owned()),
+        (None, None) => SocketName::Unnamed,
     }
 }
 

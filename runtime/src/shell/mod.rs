@@ -20,6 +20,7 @@ mod status;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use everport_handoff::board;
 use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
 use tracing::info;
@@ -83,11 +84,11 @@ struct Shell {
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
     fn start(config: Config) -> Result<Self> {
-        let signals = Signals::catch().map_err(Error::io("catch", "signals"))?;
-        let poller = Poller::new().map_err(|errno| Error::io("make", "an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config.program).map_err(Error::io("find", "this program's own file"))?;
+        let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
+        let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
+        let launcher = Launcher::new(&config.program).map_err(Error::io("find", &"this program's own file"))?;
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
-        let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", "the sockets of LISTEN_FDS"))?;
+        let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
         let settings = Settings {
             workers: config.workers.get(),
@@ -95,6 +96,7 @@ impl Shell {
             drain_timeout: config.drain_timeout,
             steal_after: config.steal_after,
             credit: CREDIT,
+            words: board::OFFER_WORDS,
             queue: QUEUE,
         };
         let mut shell = Self {
@@ -114,7 +116,7 @@ impl Shell {
             signals,
             control,
         };
-        shell.watch_own_sources().map_err(|errno| Error::io("watch", "signals and control")(errno.into()))?;
+        shell.watch_own_sources().map_err(|errno| Error::io("watch", &"signals and control")(errno.into()))?;
         shell.bind_configured()?;
         Ok(shell)
     }
@@ -144,7 +146,7 @@ impl Shell {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
         let wait = self.poller.wait(self.machine.next_deadline());
-        for ready in wait.map_err(|errno| Error::io("wait for", "events")(errno.into()))? {
+        for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }

@@ -128,6 +128,6 @@ fn itself_as_given(directory: &Path) -> io::Result<OsString> {
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
-    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    matches!((fs::metadata(one), fs::metadata(other)), (Ok(one), Ok(other)) if id(one) == id(other))
+    let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    matches!((fs::metadata(one), fs::metadata(other)), (Ok(one), Ok(other)) if id(&one) == id(&other))
 }

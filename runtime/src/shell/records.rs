@@ -123,14 +123,27 @@ impl Records {
 /// Logs the end of a worker: the one exit record.
 pub(super) fn exited(link: &Link, pid: i32, exit: Exit) {
     let (worker, slot, generation) = (link.identity.worker, link.identity.slot, link.identity.generation);
-    info!(%worker, %slot, %generation, pid, exit = %exit, "worker exited");
+    info!(%worker, %slot, %generation, pid, exit = words(exit), "worker exited");
+}
+
+/// How a process ended, in words.
+fn words(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with code {code}"),
+        Exit::Signal(signal) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => format!("was killed by {name}"),
+            None => format!("was killed by signal {signal}"),
+        },
+    }
 }
 
 /// Why a generation could not start, in a sentence.
 pub(super) fn describe(failure: &Failure) -> String {
     match failure {
         Failure::SpawnFailed { slot, reason } => format!("the worker of slot {slot} could not be started: {reason}"),
-        Failure::Exited { slot, worker, exit } => format!("worker {worker} of slot {slot} {exit} before it was ready"),
+        Failure::Exited { slot, worker, exit } => {
+            format!("worker {worker} of slot {slot} {} before it was ready", words(*exit))
+        }
         Failure::NotReady { slot, worker, after } => {
             let after = humantime::format_duration(*after);
             format!("worker {worker} of slot {slot} was not ready after {after}")
@@ -139,6 +152,7 @@ pub(super) fn describe(failure: &Failure) -> String {
         Failure::Broke { slot, worker, reason } => {
             format!("worker {worker} of slot {slot} broke the protocol before it was ready: {reason}")
         }
+        Failure::Left { slot, worker } => format!("worker {worker} of slot {slot} asked to leave before it was ready"),
         Failure::Stopped => "the master was told to stop".to_owned(),
     }
 }

@@ -160,6 +160,9 @@ impl Shell {
                 Ok(received) => self.heed(worker, received),
                 Err(ReceiveError::Empty) => return,
                 Err(error) => {
+                    if !link.listening {
+                        return;
+                    }
                     self.stop_listening(worker);
                     return match error {
                         ReceiveError::Closed => self.note(Event::ChannelClosed { worker }),

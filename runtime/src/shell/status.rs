@@ -1,0 +1,94 @@
+//! What `everport status` shows, from the machine and from the boards.
+
+use everport_handoff::id::Generation;
+
+use super::{Shell, clock};
+use crate::control::protocol::{
+    GenerationState, GenerationStatus, ListenerStatus, MasterState, Status, WorkerState, WorkerStatus,
+};
+use crate::config::Policy;
+use crate::machine::{self, ReloadView, Spread, WorkerView};
+
+impl Shell {
+    /// The master at a glance.
+    pub(super) fn status(&self) -> Status {
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: self.state(),
+            uptime_seconds: self.records.uptime().as_secs(),
+            policy: self.config.policy,
+            generations: self.machine.generations().map(|(id, state)| self.generation(id, state)).collect(),
+            listeners: self.listeners(),
+            last_reload: self.records.last_reload().cloned(),
+        }
+    }
+
+    fn state(&self) -> MasterState {
+        let is_starting = |state| matches!(state, machine::GenerationState::Starting { .. });
+        match self.machine.reload() {
+            _ if self.machine.is_stopping() => MasterState::Stopping,
+            ReloadView::Running { .. } => MasterState::Reloading,
+            _ if self.machine.generations().any(|(_, state)| is_starting(state)) => MasterState::Starting,
+            _ => MasterState::Running,
+        }
+    }
+
+    fn generation(&self, generation: Generation, state: machine::GenerationState) -> GenerationStatus {
+        let mut workers: Vec<_> =
+            self.machine.workers().filter(|view| view.generation == generation).map(|view| self.worker(view)).collect();
+        workers.sort_by_key(|worker: &WorkerStatus| (worker.slot, worker.worker));
+        GenerationStatus {
+            generation,
+            state: match state {
+                machine::GenerationState::Starting { .. } => GenerationState::Starting,
+                machine::GenerationState::Active { .. } => GenerationState::Active,
+                machine::GenerationState::Draining { .. } => GenerationState::Draining,
+                machine::GenerationState::Failed { .. } => GenerationState::Failed,
+            },
+            since_seconds: clock::now().saturating_duration_since(state.since()).as_secs(),
+            workers,
+        }
+    }
+
+    fn worker(&self, view: WorkerView) -> WorkerStatus {
+        let link = self.links.get(&view.worker);
+        let pid = link.and_then(|link| link.process.as_ref()).and_then(|process| u32::try_from(process.pid()).ok());
+        WorkerStatus {
+            worker: view.worker,
+            slot: view.slot,
+            pid,
+            state: match view.state {
+                machine::WorkerState::Starting { .. } => WorkerState::Starting,
+                machine::WorkerState::Ready { .. } => WorkerState::Ready,
+                machine::WorkerState::Active { .. } => WorkerState::Active,
+                machine::WorkerState::Leaving { .. } => WorkerState::Leaving,
+                machine::WorkerState::Draining { .. } => WorkerState::Draining,
+                machine::WorkerState::Drained { .. } => WorkerState::Drained,
+                machine::WorkerState::Killed { .. } => WorkerState::Killed,
+            },
+            since_seconds: clock::now().saturating_duration_since(view.state.since()).as_secs(),
+            restarts: u64::from(view.restarts),
+            active: link.map_or(0, |link| link.figures().active),
+            offered: view.counters.offered,
+            taken: view.counters.taken,
+            refused: view.counters.refused,
+            revoked: view.counters.revoked,
+        }
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let status = |(id, listener): (_, &super::listeners::Listener)| ListenerStatus {
+            name: listener.key.clone(),
+            address: listener.bound.local().to_string(),
+            policy: match listener.spread {
+                Spread::Offered => Policy::RoundRobin,
+                Spread::Shared => Policy::None,
+            },
+            queue: u64::try_from(self.machine.queued(id)).unwrap_or(u64::MAX),
+            accepted: listener.accepted,
+            accepting: listener.accepting,
+        };
+        self.listeners.iter().map(status).collect()
+    }
+}
