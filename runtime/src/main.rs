@@ -1,2 +1,5 @@
 //! The `everport` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    everport::cli::main()
+}

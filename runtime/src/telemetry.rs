@@ -71,9 +71,7 @@ mod tests {
         let error = format(Some("xml".into())).unwrap_err();
         assert_eq!(error.to_string(), r#"invalid EVERPORT_LOG_FORMAT "xml": want text or json"#);
         let error = filter(Some("everport=loud".into())).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"invalid RUST_LOG "everport=loud": not a log filter such as info or everport=debug (invalid filter directive)"#
-        );
+        let expected = r#"invalid RUST_LOG "everport=loud": not a log filter such as info or everport=debug ("#;
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

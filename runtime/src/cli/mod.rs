@@ -1,1 +1,144 @@
-//! x
+//! The `everport` command: arguments in, one exit code out. The only code that writes to standard output.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | done as asked |
+//! | 1 | failed: the start, the reload (it was rolled back), or there is no master at the control socket |
+//! | 2 | bad usage: an argument or a variable that makes no sense |
+
+mod arguments;
+mod ask;
+mod table;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use self::arguments::{Arguments, Command, ControlArguments};
+use crate::builder::run_master;
+use crate::config::{ConfigError, control_path};
+use crate::control::client::AskError;
+use crate::error::Error;
+use crate::telemetry;
+
+/// Runs the command that this process was started with.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse_from(env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to standard output, the rest to standard error; if that is closed there is nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(BAD_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match carry_out(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // As above: if standard error is closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "everport: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+const FAILED: u8 = 1;
+const BAD_USAGE: u8 = 2;
+
+fn carry_out(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(run) => {
+            telemetry::init(variable)?;
+            let config = run.into_raw().or_surroundings().try_into()?;
+            Ok(run_master(config)?)
+        }
+        Command::Reload { control } => ask::reload(&control_socket(control)?),
+        Command::Status { json, control } => ask::status(&control_socket(control)?, json),
+        Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
+    }
+}
+
+/// Why a command did not do as asked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Master(#[from] Error),
+    #[error("no control socket: name it by --control or EVERPORT_CONTROL")]
+    NoControl,
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("rolled back: generation {generation}: {reason}")]
+    RolledBack { generation: u64, reason: String },
+    #[error("asked process {pid} to stop, but it lives on after {}", humantime::format_duration(*.after))]
+    LivesOn { pid: i32, after: Duration },
+    #[error("cannot wait for the end of process {pid}: {source}")]
+    Wait { pid: i32, source: io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Master(Error::Config(_)) | Self::NoControl => BAD_USAGE,
+            _ => FAILED,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Master(error.into())
+    }
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name)
+}
+
+fn control_socket(given: ControlArguments) -> Result<PathBuf, Failure> {
+    control_path(given.control, variable)?.ok_or(Failure::NoControl)
+}
+
+/// Writes to standard output. A reader that has gone, as in `everport status | head -1`, has all that it wanted.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::RawConfig;
+    use crate::config::{Given, Source};
+
+    fn wrong_workers() -> ConfigError {
+        let workers = Some(Given::Text("0".into(), Source::Flag));
+        Config::try_from(RawConfig { workers, ..RawConfig::default() }).unwrap_err()
+    }
+
+    #[test]
+    fn bad_usage_and_failure_have_different_exit_codes() {
+        assert_eq!(Failure::from(wrong_workers()).exit_code(), 2);
+        assert_eq!(Failure::NoControl.exit_code(), 2);
+        assert_eq!(Failure::Master(Error::RunInsideRuntime).exit_code(), 1);
+        assert_eq!(Failure::RolledBack { generation: 2, reason: String::new() }.exit_code(), 1);
+        assert_eq!(Failure::LivesOn { pid: 1, after: Duration::ZERO }.exit_code(), 1);
+    }
+
+    #[test]
+    fn failures_are_sentences() {
+        let rolled_back = Failure::RolledBack { generation: 2, reason: "slot 0: not ready after 30s".to_owned() };
+        assert_eq!(rolled_back.to_string(), "rolled back: generation 2: slot 0: not ready after 30s");
+        let lives_on = Failure::LivesOn { pid: 4711, after: Duration::from_secs(40) };
+        assert_eq!(lives_on.to_string(), "asked process 4711 to stop, but it lives on after 40s");
+    }
+}

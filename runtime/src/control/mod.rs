@@ -10,3 +10,5 @@ pub(crate) mod protocol;
 pub(crate) mod request;
 pub(crate) mod server;
 mod socket;
+#[cfg(test)]
+mod tests;

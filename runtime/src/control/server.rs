@@ -1,8 +1,8 @@
 //! HTTP/1.1 over a unix socket for the master's own user and root, on a thread of its own.
 //!
-//! Invariant: a client can use up only its own patience. There are at most [`MAX_CONNECTIONS`] of them, each has
-//! [`DEADLINE`] for one request and its answer, and only those who wait for the outcome of a reload, at most
-//! [`MAX_WAITING`], may take longer. Further clients wait in `connect`.
+//! Invariant: a client can use up only its own patience. The number of connections has a limit, each has a deadline for one
+//! request and its answer, and only those who wait for the outcome of a reload, a limited number too, may take longer.
+//! Further clients wait in `connect`. See [`Limits`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,9 +42,13 @@ pub(crate) struct Server {
 impl Server {
     /// Serves the control socket at `path`. Requests come out of the second value.
     pub(crate) fn start(path: &Path) -> Result<(Self, Requests)> {
+        Self::with_limits(path, LIMITS)
+    }
+
+    pub(super) fn with_limits(path: &Path, limits: Limits) -> Result<(Self, Requests)> {
         let error = |operation| Error::io(operation, &format_args!("the control socket {path:?}"));
         let (listener, file) = socket::bind(path)?;
-        let (asker, requests) = queue(MAX_CONNECTIONS).map_err(error("make an eventfd for"))?;
+        let (asker, requests) = queue(limits.connections).map_err(error("make an eventfd for"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(error("make a runtime for"))?;
         let listener = {
@@ -54,7 +58,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("everport-control".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, asker, stopped)))
+            .spawn(move || runtime.block_on(serve(listener, asker, limits, stopped)))
             .map_err(error("start the thread of"))?;
         Ok((Self { stop: Some(stop), thread: Some(thread), _file: file }, requests))
     }
@@ -71,17 +75,22 @@ impl Drop for Server {
     }
 }
 
-/// How many clients are served at a time: plenty for operators and their scripts.
-pub(super) const MAX_CONNECTIONS: usize = 32;
+/// What clients may use up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How many connections are served at a time.
+    pub(super) connections: usize,
+    /// How many of them may wait for a reload, so that there is always room to ask for the status.
+    pub(super) waiting: usize,
+    /// How long a connection may last, apart from the time that a reload takes.
+    pub(super) deadline: Duration,
+    /// How long the loop may take to answer anything but a reload.
+    pub(super) answer: Duration,
+}
 
-/// How many of them may wait for a reload, so that there is always room to ask for the status.
-const MAX_WAITING: usize = MAX_CONNECTIONS / 2;
-
-/// How long a connection may last, apart from the time that a reload takes.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long the loop may take to answer anything but a reload.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Plenty for operators and their scripts, and next to nothing for the master.
+const LIMITS: Limits =
+    Limits { connections: 32, waiting: 16, deadline: Duration::from_secs(10), answer: Duration::from_secs(5) };
 
 /// How long answers under way may still take when the master ends.
 const FINISH_DEADLINE: Duration = Duration::from_millis(500);
@@ -92,20 +101,21 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest head of a request; ours have a line and a few headers.
 const MAX_HEAD: usize = 16 * 1024;
 
-async fn serve(listener: UnixListener, asker: Asker, mut stopped: oneshot::Receiver<()>) {
-    let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+async fn serve(listener: UnixListener, asker: Asker, limits: Limits, mut stopped: oneshot::Receiver<()>) {
+    let waiting = Arc::new(Semaphore::new(limits.waiting));
     let mut connections = JoinSet::new();
     let mut failing = false;
     loop {
         tokio::select! {
             _ = &mut stopped => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+            accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
                 Ok((stream, _)) => {
                     failing = false;
                     if let Some(client) = identify(&stream) {
                         let (asker, waiting) = (asker.clone(), Arc::clone(&waiting));
-                        connections.spawn(converse(stream, Caller { asker, waiting, client, clock: Clock::start() }));
+                        let clock = Clock::start(limits.deadline);
+                        connections.spawn(converse(stream, Caller { asker, waiting, limits, client, clock }));
                     }
                 }
                 Err(error) => {
@@ -159,6 +169,7 @@ async fn converse(stream: UnixStream, caller: Caller) {
 struct Caller {
     asker: Asker,
     waiting: Arc<Semaphore>,
+    limits: Limits,
     client: Client,
     clock: Clock,
 }
@@ -177,7 +188,7 @@ fn router(caller: Caller) -> Router {
 
 async fn status(State(caller): State<Caller>) -> Response {
     let asked = caller.asker.ask(|answer| Request::Status { answer });
-    respond(soon(asked).await, |_| StatusCode::OK)
+    respond(soon(asked, caller.limits.answer).await, |_| StatusCode::OK)
 }
 
 async fn reload(State(caller): State<Caller>) -> Response {
@@ -203,11 +214,11 @@ async fn stop(State(caller): State<Caller>, query: Result<Query<StopQuery>, Quer
         return refuse(StatusCode::BAD_REQUEST, "want /stop, /stop?now=true or /stop?now=false");
     };
     let asked = caller.asker.ask(|answer| Request::Stop { client: caller.client, at_once: now, answer });
-    respond(soon(asked).await, |_| StatusCode::ACCEPTED)
+    respond(soon(asked, caller.limits.answer).await, |_| StatusCode::ACCEPTED)
 }
 
-async fn soon<T>(asked: impl Future<Output = Result<T, Unanswered>>) -> Result<T, Unanswered> {
-    timeout(ANSWER_DEADLINE, asked).await.unwrap_or(Err(Unanswered::TooSlow))
+async fn soon<T>(asked: impl Future<Output = Result<T, Unanswered>>, limit: Duration) -> Result<T, Unanswered> {
+    timeout(limit, asked).await.unwrap_or(Err(Unanswered::TooSlow))
 }
 
 fn respond<T: Serialize>(answer: Result<T, Unanswered>, code: impl FnOnce(&T) -> StatusCode) -> Response {
@@ -223,35 +234,38 @@ fn refuse(code: StatusCode, reason: impl ToString) -> Response {
 
 /// A connection's clock. It stands still while the client waits for the outcome of a reload.
 #[derive(Clone)]
-struct Clock(Arc<watch::Sender<bool>>);
+struct Clock {
+    runs: Arc<watch::Sender<bool>>,
+    limit: Duration,
+}
 
 impl Clock {
-    fn start() -> Self {
-        Self(Arc::new(watch::Sender::new(true)))
+    fn start(limit: Duration) -> Self {
+        Self { runs: Arc::new(watch::Sender::new(true)), limit }
     }
 
     fn stop(&self) -> StoppedClock<'_> {
-        self.0.send_replace(false);
+        self.runs.send_replace(false);
         StoppedClock(self)
     }
 
-    /// Resolves once the clock has run for [`DEADLINE`] without a stop.
+    /// Resolves once the clock has run to its limit without a stop.
     async fn run_out(self) {
-        let mut runs = self.0.subscribe();
+        let mut runs = self.runs.subscribe();
         // `self` holds the sender, so waiting for it cannot fail.
         while runs.wait_for(|&runs| runs).await.is_ok() {
-            if timeout(DEADLINE, runs.wait_for(|&runs| !runs)).await.is_err() {
+            if timeout(self.limit, runs.wait_for(|&runs| !runs)).await.is_err() {
                 return;
             }
         }
     }
 }
 
-/// Starts its clock again when it is dropped.
+/// Starts its clock again, from zero, when it is dropped.
 struct StoppedClock<'a>(&'a Clock);
 
 impl Drop for StoppedClock<'_> {
     fn drop(&mut self) {
-        self.0.0.send_replace(true);
+        self.0.runs.send_replace(true);
     }
 }
