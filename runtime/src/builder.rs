@@ -43,14 +43,19 @@ impl Default for Builder {
 impl Builder {
     /// Settings of which none is set.
     pub fn new() -> Self {
-        Self { raw: RawConfig::default(), threads: 1 }
+        Self {
+            raw: RawConfig::default(),
+            threads: 1,
+        }
     }
 
     /// Binds a listener at start, such as `127.0.0.1:8000` or `unix:/run/app.sock`; a failure ends the start. May be called
     /// several times. Listeners that the application binds itself need not be named here. Variable: `EVERPORT_LISTEN`,
     /// separated by commas or spaces.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.raw.listen.push(Given::Text(address.into().into(), Source::Builder));
+        self.raw
+            .listen
+            .push(Given::Text(address.into().into(), Source::Builder));
         self
     }
 
@@ -139,7 +144,9 @@ impl Builder {
         }
         telemetry::init(|variable| env::var_os(variable))?;
         let threads = thread_count(self.threads)?;
-        match bootstrap::adopt().map_err(Error::io("adopt", &"what the master left for this worker"))? {
+        match bootstrap::adopt()
+            .map_err(Error::io("adopt", &"what the master left for this worker"))?
+        {
             Some(adopted) => run_worker(adopted, threads, application),
             None => run_master(self.raw.or_surroundings().try_into()?),
         }
@@ -154,7 +161,9 @@ where
 {
     runtime(threads)?.block_on(async {
         let worker = Worker::connect(adopted);
-        application(worker).await.map_err(|error| Error::Application(error.into()))
+        application(worker)
+            .await
+            .map_err(|error| Error::Application(error.into()))
     })
 }
 
@@ -174,5 +183,8 @@ fn runtime(threads: NonZeroUsize) -> Result<Runtime> {
             builder
         }
     };
-    builder.enable_all().build().map_err(Error::io("make", &"the worker's runtime"))
+    builder
+        .enable_all()
+        .build()
+        .map_err(Error::io("make", &"the worker's runtime"))
 }

@@ -33,7 +33,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help goes to standard output, the rest to standard error; if that is closed there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(BAD_USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(BAD_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match carry_out(arguments.command) {
@@ -122,7 +126,11 @@ mod tests {
 
     fn wrong_workers() -> ConfigError {
         let workers = Some(Given::Text("0".into(), Source::Flag));
-        Config::try_from(RawConfig { workers, ..RawConfig::default() }).unwrap_err()
+        Config::try_from(RawConfig {
+            workers,
+            ..RawConfig::default()
+        })
+        .unwrap_err()
     }
 
     #[test]
@@ -130,15 +138,41 @@ mod tests {
         assert_eq!(Failure::from(wrong_workers()).exit_code(), 2);
         assert_eq!(Failure::NoControl.exit_code(), 2);
         assert_eq!(Failure::Master(Error::RunInsideRuntime).exit_code(), 1);
-        assert_eq!(Failure::RolledBack { generation: 2, reason: String::new() }.exit_code(), 1);
-        assert_eq!(Failure::LivesOn { pid: 1, after: Duration::ZERO }.exit_code(), 1);
+        assert_eq!(
+            Failure::RolledBack {
+                generation: 2,
+                reason: String::new()
+            }
+            .exit_code(),
+            1
+        );
+        assert_eq!(
+            Failure::LivesOn {
+                pid: 1,
+                after: Duration::ZERO
+            }
+            .exit_code(),
+            1
+        );
     }
 
     #[test]
     fn failures_are_sentences() {
-        let rolled_back = Failure::RolledBack { generation: 2, reason: "slot 0: not ready after 30s".to_owned() };
-        assert_eq!(rolled_back.to_string(), "rolled back: generation 2: slot 0: not ready after 30s");
-        let lives_on = Failure::LivesOn { pid: 4711, after: Duration::from_secs(40) };
-        assert_eq!(lives_on.to_string(), "asked process 4711 to stop, but it lives on after 40s");
+        let rolled_back = Failure::RolledBack {
+            generation: 2,
+            reason: "slot 0: not ready after 30s".to_owned(),
+        };
+        assert_eq!(
+            rolled_back.to_string(),
+            "rolled back: generation 2: slot 0: not ready after 30s"
+        );
+        let lives_on = Failure::LivesOn {
+            pid: 4711,
+            after: Duration::from_secs(40),
+        };
+        assert_eq!(
+            lives_on.to_string(),
+            "asked process 4711 to stop, but it lives on after 40s"
+        );
     }
 }

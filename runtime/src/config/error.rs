@@ -6,7 +6,10 @@ use std::fmt;
 use everport_handoff::address::AddressError;
 
 use super::raw::{Setting, Source, quoted};
-use super::{MAX_LISTENERS, MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, MAX_WORKERS, UnknownPolicy, UnknownReadiness};
+use super::{
+    MAX_LISTENERS, MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, MAX_WORKERS, UnknownPolicy,
+    UnknownReadiness,
+};
 
 /// A setting that is wrong: which, where it came from, the value found and what was wanted.
 #[derive(Debug)]
@@ -21,13 +24,24 @@ pub struct ConfigError {
 impl ConfigError {
     /// The variable's value is wrong.
     pub(crate) fn in_environment(setting: Setting, value: &OsStr, problem: Problem) -> Self {
-        Self { setting, source: Source::Environment, value: quoted(value), problem }
+        Self {
+            setting,
+            source: Source::Environment,
+            value: quoted(value),
+            problem,
+        }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid {} {}: {}", self.source.name(self.setting), self.value, self.problem)
+        write!(
+            f,
+            "invalid {} {}: {}",
+            self.source.name(self.setting),
+            self.value,
+            self.problem
+        )
     }
 }
 
@@ -53,7 +67,7 @@ pub(crate) enum Problem {
     #[error(transparent)]
     Readiness(#[from] UnknownReadiness),
     #[error("{}: found {}, wanted {}", .0.part, .0.found, .0.wanted)]
-    Address(#[source] AddressError),
+    Address(#[source] Box<AddressError>),
     #[error("the unit is missing, write for example 30s, 500ms or 1m 30s")]
     UnitMissing,
     #[error("not a duration, write for example 30s, 500ms or 1m 30s")]

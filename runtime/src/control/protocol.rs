@@ -62,6 +62,8 @@ pub(crate) enum GenerationState {
     Active,
     /// It finishes what it has.
     Draining,
+    /// It could not start; what is left of it goes.
+    Failed,
 }
 
 /// One worker and what became of the connections offered to it.
@@ -69,7 +71,7 @@ pub(crate) enum GenerationState {
 pub(crate) struct WorkerStatus {
     pub(crate) worker: WorkerId,
     pub(crate) slot: Slot,
-    /// Nothing once the worker has exited.
+    /// Nothing once the process is reaped.
     pub(crate) pid: Option<u32>,
     pub(crate) state: WorkerState,
     /// How long it has been in this state.
@@ -94,10 +96,14 @@ pub(crate) enum WorkerState {
     Ready,
     /// It takes connections.
     Active,
+    /// It asked to leave, and takes connections until its replacement is ready.
+    Leaving,
     /// It finishes what it has.
     Draining,
-    /// It has gone; the slot waits for the next one.
-    Exited,
+    /// It has nothing left to finish; its process has not exited yet.
+    Drained,
+    /// It was killed; its process has not been reaped yet.
+    Killed,
 }
 
 /// One listening socket.
@@ -184,7 +190,10 @@ pub(crate) mod tests {
     pub(crate) fn record() -> ReloadRecord {
         ReloadRecord {
             generation: Generation(3),
-            asked_by: AskedBy::Control { pid: 812, uid: 1000 },
+            asked_by: AskedBy::Control {
+                pid: 812,
+                uid: 1000,
+            },
             at: "2026-01-02T03:04:05Z".to_owned(),
             outcome: ReloadOutcome::Committed,
             reason: None,
@@ -215,7 +224,7 @@ pub(crate) mod tests {
             worker: WorkerId(9),
             slot: Slot(1),
             pid: None,
-            state: WorkerState::Exited,
+            state: WorkerState::Killed,
             since_seconds: 0,
             restarts: 3,
             active: 0,
@@ -252,7 +261,7 @@ pub(crate) mod tests {
         r#"{"pid":4711,"version":"0.1.0","state":"running","uptime_seconds":3665,"policy":"rr","generations":[{"#,
         r#""generation":3,"state":"active","since_seconds":65,"workers":[{"worker":5,"slot":0,"pid":4720,"#,
         r#""state":"active","since_seconds":65,"restarts":0,"active":7,"offered":1000,"taken":990,"refused":1,"#,
-        r#""revoked":2},{"worker":9,"slot":1,"pid":null,"state":"exited","since_seconds":0,"restarts":3,"active":0,"#,
+        r#""revoked":2},{"worker":9,"slot":1,"pid":null,"state":"killed","since_seconds":0,"restarts":3,"active":0,"#,
         r#""offered":20,"taken":19,"refused":0,"revoked":1}]}],"listeners":[{"name":"127.0.0.1:8000","#,
         r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true}],"last_reload":{"#,
         r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
@@ -268,18 +277,38 @@ pub(crate) mod tests {
 
     #[test]
     fn the_json_of_the_other_answers_is_this_and_no_other() {
-        let stopping = Stopping { at_once: false, drain_timeout_ms: 30_000 };
-        assert_eq!(serde_json::to_string(&stopping).unwrap(), r#"{"at_once":false,"drain_timeout_ms":30000}"#);
-        let refusal = Refusal { error: "the master is stopping".to_owned() };
-        assert_eq!(serde_json::to_string(&refusal).unwrap(), r#"{"error":"the master is stopping"}"#);
+        let stopping = Stopping {
+            at_once: false,
+            drain_timeout_ms: 30_000,
+        };
+        assert_eq!(
+            serde_json::to_string(&stopping).unwrap(),
+            r#"{"at_once":false,"drain_timeout_ms":30000}"#
+        );
+        let refusal = Refusal {
+            error: "the master is stopping".to_owned(),
+        };
+        assert_eq!(
+            serde_json::to_string(&refusal).unwrap(),
+            r#"{"error":"the master is stopping"}"#
+        );
         let signal = AskedBy::Signal { pid: 1, uid: 0 };
-        assert_eq!(serde_json::to_string(&signal).unwrap(), r#"{"by":"signal","pid":1,"uid":0}"#);
+        assert_eq!(
+            serde_json::to_string(&signal).unwrap(),
+            r#"{"by":"signal","pid":1,"uid":0}"#
+        );
     }
 
     #[test]
     fn a_field_of_a_newer_master_is_passed_over() {
         let newer = r#"{"at_once":true,"drain_timeout_ms":1,"mood":"fine"}"#;
         let stopping: Stopping = serde_json::from_str(newer).unwrap();
-        assert_eq!(stopping, Stopping { at_once: true, drain_timeout_ms: 1 });
+        assert_eq!(
+            stopping,
+            Stopping {
+                at_once: true,
+                drain_timeout_ms: 1
+            }
+        );
     }
 }
