@@ -188,3 +188,57 @@ fn runtime(threads: NonZeroUsize) -> Result<Runtime> {
         .build()
         .map_err(Error::io("make", &"the worker's runtime"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn application(_worker: Worker) -> Result<(), std::io::Error> {
+        panic!("the settings are wrong, nothing may run");
+    }
+
+    #[test]
+    fn run_within_a_runtime_is_refused() {
+        let runtime = runtime(NonZeroUsize::MIN).unwrap();
+        let _context = runtime.enter();
+        let error = Builder::new().run(application).unwrap_err();
+        assert!(matches!(error, Error::RunInsideRuntime), "{error}");
+    }
+
+    #[test]
+    fn wrong_settings_are_reported_by_run() {
+        let table = [
+            (
+                Builder::new().workers(0),
+                "invalid Builder::workers 0: want a whole number from 1 to 1024",
+            ),
+            (
+                Builder::new().threads(0),
+                "invalid Builder::threads 0: want a whole number from 1 to 1024",
+            ),
+            (
+                Builder::new().ready_timeout(Duration::ZERO),
+                "invalid Builder::ready_timeout 0ns: must be longer than zero, for nothing is ready at once",
+            ),
+            (
+                Builder::new().control(""),
+                r#"invalid Builder::control "": the path is empty"#,
+            ),
+        ];
+        for (builder, expected) in table {
+            // What `main` would print.
+            assert_eq!(
+                format!("{:?}", builder.run(application).unwrap_err()),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_worker_has_as_many_threads_as_asked_for() {
+        for threads in [1, 3] {
+            let runtime = runtime(NonZeroUsize::new(threads).unwrap()).unwrap();
+            assert_eq!(runtime.metrics().num_workers(), threads);
+        }
+    }
+}

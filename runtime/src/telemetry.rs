@@ -14,13 +14,15 @@ use crate::config::{ConfigError, Problem, Setting};
 pub(crate) fn init(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), ConfigError> {
     let format = format(lookup("EVERPORT_LOG_FORMAT"))?;
     let filter = filter(lookup("RUST_LOG"))?;
+    let no_colour = lookup("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = !no_colour && io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
     // The only failure is that there is a subscriber already: the program's own choice.
     let _: Result<(), _> = match format {
-        Format::Text => subscriber.with_ansi(io::stderr().is_terminal()).try_init(),
-        Format::Json => subscriber.json().try_init(),
+        Format::Text => subscriber.with_ansi(colours).try_init(),
+        Format::Json => subscriber.json().flatten_event(true).try_init(),
     };
     Ok(())
 }

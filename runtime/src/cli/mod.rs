@@ -12,12 +12,14 @@ mod table;
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::fmt;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use self::arguments::{Arguments, Command, ControlArguments};
 use crate::builder::run_master;
@@ -30,24 +32,45 @@ use crate::telemetry;
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse_from(env::args_os()) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help goes to standard output, the rest to standard error; if that is closed there is nobody to tell.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(BAD_USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
+        Err(error) => return not_parsed(&error),
     };
     match carry_out(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // As above: if standard error is closed there is nobody to tell.
-            let _ = writeln!(io::stderr(), "everport: {failure}");
+            complain(&failure);
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Prints help and version as clap does, but what is wrong in one line.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that has gone, as in `everport --help | head -1`, has all that it wanted.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // If standard error is closed there is nobody to tell.
+            let _ = error.print();
+        }
+        _ => complain(&one_line(&error.to_string())),
+    }
+    ExitCode::from(BAD_USAGE)
+}
+
+/// The first paragraph of clap's message: what is wrong, without usage and tips, which are in the help.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim);
+    let said: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    let sentence = said.join(" ");
+    format!("{} (see --help)", sentence.trim_start_matches("error: "))
+}
+
+fn complain(problem: &impl fmt::Display) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "everport: {problem}");
 }
 
 const FAILED: u8 = 1;
@@ -112,7 +135,7 @@ fn control_socket(given: ControlArguments) -> Result<PathBuf, Failure> {
 fn print(text: &[u8]) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match output.write_all(text).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
         _ => Ok(()),
     }
 }
@@ -120,9 +143,7 @@ fn print(text: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::config::RawConfig;
-    use crate::config::{Given, Source};
+    use crate::config::{Config, Given, RawConfig, Source};
 
     fn wrong_workers() -> ConfigError {
         let workers = Some(Given::Text("0".into(), Source::Flag));
@@ -154,6 +175,36 @@ mod tests {
             .exit_code(),
             1
         );
+    }
+
+    #[test]
+    fn bad_usage_is_one_line() {
+        let table = [
+            (
+                "everport run ./server",
+                "unexpected argument './server' found (see --help)",
+            ),
+            (
+                "everport run --worker 2 -- true",
+                "unexpected argument '--worker' found (see --help)",
+            ),
+            (
+                "everport run",
+                "the following required arguments were not provided: <PROGRAM>... (see --help)",
+            ),
+            (
+                "everport restart",
+                "unrecognized subcommand 'restart' (see --help)",
+            ),
+            (
+                "everport run --listen -- true",
+                "a value is required for '--listen <ADDR>...' but none was supplied (see --help)",
+            ),
+        ];
+        for (line, expected) in table {
+            let error = Arguments::try_parse_from(line.split_whitespace()).unwrap_err();
+            assert_eq!(one_line(&error.to_string()), expected);
+        }
     }
 
     #[test]

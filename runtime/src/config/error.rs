@@ -72,6 +72,8 @@ pub(crate) enum Problem {
     UnitMissing,
     #[error("not a duration, write for example 30s, 500ms or 1m 30s")]
     Duration,
+    #[error("too long, or finer than a nanosecond")]
+    OutOfRange,
     #[error("longer than {}", humantime::format_duration(MAX_TIMEOUT))]
     TooLong,
     #[error("must be longer than zero, for nothing is ready at once")]

@@ -299,7 +299,7 @@ fn duration(text: &str) -> Result<Duration, Problem> {
     match humantime::parse_duration(text) {
         _ if bare_number && !text.is_empty() => Err(Problem::UnitMissing),
         Ok(duration) => Ok(duration),
-        Err(humantime::DurationError::NumberOverflow) => Err(Problem::TooLong),
+        Err(humantime::DurationError::NumberOverflow) => Err(Problem::OutOfRange),
         Err(_) => Err(Problem::Duration),
     }
 }

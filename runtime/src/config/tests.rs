@@ -204,7 +204,12 @@ fn a_wrong_variable_is_named_with_its_value_and_what_was_wanted() {
         (
             "EVERPORT_DRAIN_TIMEOUT",
             "99999999999999999999y",
-            "longer than 7days",
+            "too long, or finer than a nanosecond",
+        ),
+        (
+            "EVERPORT_DRAIN_TIMEOUT",
+            "0.5ns",
+            "too long, or finer than a nanosecond",
         ),
         (
             "EVERPORT_READY_TIMEOUT",
