@@ -12,7 +12,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -162,33 +161,48 @@ impl Drop for UnixFile {
 
 impl Lock {
     fn acquire(directory: OwnedFd, path: &Path) -> Result<Self, BindCause> {
-        let suffixed =
-            |path: &OsStr| OsStr::from_bytes(&[path.as_bytes(), b".lock"].concat()).to_owned();
-        let name = suffixed(path.file_name().unwrap_or_default());
+        let name = lock_name(path.file_name().unwrap_or_default());
         let failed = BindCause::step("lock its path");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..MAX_LOCK_ATTEMPTS {
-            let file = match rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(file) => file,
-                Err(error) => return Err(failed(error.into())),
-            };
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => break,
-                Err(error) => return Err(failed(error.into())),
-            }
-            let ours = rustix::fs::fstat(&file).map(Inode::from).ok();
-            if ours.is_some() && ours == look(&directory, &name).map(Inode::from).ok() {
-                return Ok(Self {
-                    directory,
-                    name,
-                    file,
-                });
+            let file = open_lock(&directory, &name).map_err(&failed)?;
+            match claim(&directory, &name, &file) {
+                Ok(true) => {
+                    return Ok(Self {
+                        directory,
+                        name,
+                        file,
+                    });
+                }
+                Ok(false) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(failed(error)),
             }
         }
-        Err(BindCause::Locked {
-            lock: suffixed(path.as_os_str()).into(),
-        })
+        let lock = lock_name(path.as_os_str()).into();
+        Err(BindCause::Locked { lock })
+    }
+}
+
+fn lock_name(of: &OsStr) -> OsString {
+    let mut name = of.to_owned();
+    name.push(".lock");
+    name
+}
+
+fn open_lock(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    Ok(rustix::fs::openat(directory, name, flags, mode)?)
+}
+
+/// Locks the file; `false` if it is not the one at its path any more, for its holder has unlinked it meanwhile.
+fn claim(directory: &OwnedFd, name: &OsStr, file: &OwnedFd) -> io::Result<bool> {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?;
+    let ours = Inode::from(rustix::fs::fstat(file)?);
+    match look(directory, name) {
+        Ok(stat) => Ok(Inode::from(stat) == ours),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -197,5 +211,30 @@ impl Drop for Lock {
         if let Ok(stat) = rustix::fs::fstat(&self.file) {
             unlink_ours(&self.directory, &self.name, stat.into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_file_that_its_holder_unlinked_is_no_lock() {
+        let place = tempfile::TempDir::new().unwrap();
+        let path = place.path().join("app.sock");
+        let directory = || open_directory(&path).unwrap();
+        let name = lock_name(OsStr::new("app.sock"));
+
+        let first = Lock::acquire(directory(), &path).unwrap();
+        let late = open_lock(&directory(), &name).unwrap();
+        let held = claim(&directory(), &name, &late).unwrap_err();
+        assert_eq!(held.kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        assert!(!claim(&directory(), &name, &late).unwrap());
+
+        let _second = Lock::acquire(directory(), &path).unwrap();
+        assert!(!claim(&directory(), &name, &late).unwrap());
+        let refused = Lock::acquire(directory(), &path).unwrap_err();
+        assert!(matches!(refused, BindCause::Locked { lock } if lock == place.path().join(name)));
     }
 }
