@@ -15,6 +15,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -22,7 +23,8 @@ pub use error::{BindCause, BindError};
 pub use inherited::{InheritedError, InheritedSockets};
 pub use unix::UnixFile;
 
-use crate::address::{Endpoint, Kind, ListenAddress, Target};
+pub use crate::address::Kind;
+use crate::address::{Endpoint, ListenAddress, Target};
 use crate::name::SocketName;
 
 /// The backlog of an address that says nothing: what the kernel's own cap, `net.core.somaxconn`, is since Linux 5.4.
@@ -35,6 +37,7 @@ pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(4096).unwrap();
 /// Dropping it closes this process's copy, after it has unlinked the file of a unix socket.
 #[derive(Debug)]
 pub struct Bound {
+    address: ListenAddress,
     // Dropped before the socket, which keeps the file's inode from being used again.
     file: Option<UnixFile>,
     socket: OwnedFd,
@@ -54,20 +57,13 @@ pub fn bind(address: &ListenAddress, inherited: &InheritedSockets) -> Result<Bou
     let bound = match address.target() {
         Target::Tcp(endpoint) => inet(endpoint, Kind::Tcp, address),
         Target::Udp(endpoint) => inet(endpoint, Kind::Udp, address),
-        Target::Path(path) => unix::bind(path, address.mode()).and_then(|(socket, file)| {
-            // The system's own answer would name a long path by the way that led there.
-            let local = SocketName::Path(path.clone());
-            Ok(Bound {
-                file: Some(file),
-                ..listen(socket, Kind::Unix, local, address)?
-            })
-        }),
+        Target::Path(path) => unix_path(path, address),
         Target::Abstract(name) => abstract_name(name, address),
-        Target::Descriptor(number) => adopt(*number, inherited),
+        Target::Descriptor(number) => adopt(*number, address, inherited),
         Target::Systemd { name, index } => inherited
             .number_of(name, *index)
             .map_err(BindCause::Inherited)
-            .and_then(|number| adopt(number, inherited)),
+            .and_then(|number| adopt(number, address, inherited)),
     };
     bound.map_err(|cause| BindError::new(address, cause))
 }
@@ -83,13 +79,17 @@ pub fn resolve(address: &ListenAddress) -> Result<Vec<ListenAddress>, BindError>
         Target::Tcp(endpoint) | Target::Udp(endpoint) => {
             look_up(endpoint).map(|ips| ips.into_iter().map(|ip| address.with_ip(ip)).collect())
         }
-        Target::Path(path) => std::path::absolute(path)
-            .map_err(BindCause::step("make its path absolute"))
-            .and_then(|path| address.with_path(&path).map_err(BindCause::Address))
-            .map(|address| vec![address]),
+        Target::Path(path) => absolute(path, address).map(|(_, address)| vec![address]),
         _ => Ok(vec![address.clone()]),
     };
     resolved.map_err(|cause| BindError::new(address, cause))
+}
+
+/// The working directory may change, and that of a worker may be another.
+fn absolute(path: &Path, address: &ListenAddress) -> Result<(PathBuf, ListenAddress), BindCause> {
+    let path = std::path::absolute(path).map_err(BindCause::step("make its path absolute"))?;
+    let address = address.with_path(&path).map_err(BindCause::Address)?;
+    Ok((path, address))
 }
 
 fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, BindCause> {
@@ -117,7 +117,7 @@ fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, BindCause> {
 fn inet(endpoint: &Endpoint, kind: Kind, address: &ListenAddress) -> Result<Bound, BindCause> {
     let mut failure = BindCause::NoAddress;
     for ip in look_up(endpoint)? {
-        match inet_one(ip, kind, address) {
+        match inet_one(ip, kind, &address.with_ip(ip)) {
             Ok(bound) => return Ok(bound),
             Err(error) => failure = BindCause::System(error),
         }
@@ -144,15 +144,20 @@ fn inet_one(ip: SocketAddr, kind: Kind, address: &ListenAddress) -> io::Result<B
     socket.bind(&ip.into())?;
     let local = SocketName::from(&socket.local_addr()?);
     if kind == Kind::Udp {
-        return Ok(Bound {
-            file: None,
-            socket: socket.into(),
-            kind,
-            local,
-            backlog: None,
-        });
+        return Ok(Bound::new(address, socket, kind, local));
     }
     listen(socket, kind, local, address)
+}
+
+fn unix_path(path: &Path, address: &ListenAddress) -> Result<Bound, BindCause> {
+    let (path, address) = absolute(path, address)?;
+    let (socket, file) = unix::bind(&path, address.mode())?;
+    // The system's own answer would name a long path by the way that led there.
+    let bound = listen(socket, Kind::Unix, SocketName::Path(path), &address)?;
+    Ok(Bound {
+        file: Some(file),
+        ..bound
+    })
 }
 
 fn abstract_name(name: &[u8], address: &ListenAddress) -> Result<Bound, BindCause> {
@@ -171,22 +176,17 @@ fn abstract_name(name: &[u8], address: &ListenAddress) -> Result<Bound, BindCaus
     bind().map_err(BindCause::System)
 }
 
-fn adopt(number: i32, inherited: &InheritedSockets) -> Result<Bound, BindCause> {
+fn adopt(
+    number: i32,
+    address: &ListenAddress,
+    inherited: &InheritedSockets,
+) -> Result<Bound, BindCause> {
     let (fd, kind) = inherited.take(number).map_err(BindCause::Inherited)?;
     let socket = Socket::from(fd);
-    let set_up = || -> io::Result<SocketName> {
-        socket.set_nonblocking(true)?;
-        socket.set_read_timeout(None)?;
-        Ok(SocketName::from(&socket.local_addr()?))
-    };
-    let local = set_up().map_err(BindCause::System)?;
-    Ok(Bound {
-        file: None,
-        socket: socket.into(),
-        kind,
-        local,
-        backlog: None,
-    })
+    socket.set_nonblocking(true)?;
+    socket.set_read_timeout(None)?;
+    let local = SocketName::from(&socket.local_addr()?);
+    Ok(Bound::new(address, socket, kind, local))
 }
 
 fn stream(domain: Domain) -> io::Result<Socket> {
@@ -208,15 +208,30 @@ fn listen(
     // An address has no backlog above `i32::MAX`.
     socket.listen(i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
     Ok(Bound {
-        file: None,
-        socket: socket.into(),
-        kind,
-        local,
         backlog: Some(backlog),
+        ..Bound::new(address, socket, kind, local)
     })
 }
 
 impl Bound {
+    fn new(address: &ListenAddress, socket: Socket, kind: Kind, local: SocketName) -> Self {
+        let address = address.clone();
+        Self {
+            address,
+            file: None,
+            socket: socket.into(),
+            kind,
+            local,
+            backlog: None,
+        }
+    }
+
+    /// The address that was asked for, as [`resolve`] has it: with the IP address of the host name, and an absolute path.
+    /// Its port is 0 if 0 was asked for. It gives the listener its [key](ListenAddress::key).
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
     /// What kind of socket it is.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -89,8 +89,9 @@ impl InheritedSockets {
     ///
     /// # Errors
     ///
-    /// The variables are meant for this process and make no sense, or name descriptors that are not open.
-    pub fn from_env() -> Result<&'static Self, InheritedError> {
+    /// The variables are meant for this process and make no sense, or name descriptors that are not open: an
+    /// [`InheritedError`] inside.
+    pub fn from_env() -> io::Result<&'static Self> {
         static ONCE: OnceLock<Result<InheritedSockets, InheritedError>> = OnceLock::new();
         ONCE.get_or_init(|| {
             let variable = |name: &str| {
@@ -99,7 +100,7 @@ impl InheritedSockets {
             Self::adopt(passed(std::process::id(), variable)?)
         })
         .as_ref()
-        .map_err(Clone::clone)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.clone()))
     }
 
     fn adopt(names: Vec<String>) -> Result<Self, InheritedError> {

@@ -165,7 +165,9 @@ fn a_host_name_is_resolved_and_one_of_its_addresses_bound() {
             .all(|address| address.socket_addr().unwrap().ip().is_loopback())
     );
     assert!(resolved.iter().all(|address| address.name() == Some("web")));
-    assert!(inet(&bound("localhost:0")).ip().is_loopback());
+    let bound = bound("localhost:0?name=web");
+    assert!(inet(&bound).ip().is_loopback());
+    assert!(resolved.contains(bound.address()));
 
     // A label longer than DNS allows fails without a question to anybody.
     let unknown = format!("{}:0", "x".repeat(64));
@@ -182,6 +184,13 @@ fn a_relative_path_is_made_absolute_and_keeps_its_options() {
     let wanted = std::env::current_dir().unwrap().join("app.sock");
     assert_eq!(resolved[0].path(), Some(wanted.as_path()));
     assert_eq!(resolved[0].mode(), Some(0o600));
+
+    let (_directory, path, _) = place();
+    let up = "../".repeat(std::env::current_dir().unwrap().components().count());
+    let bound = bound(&format!("unix:{up}.{}", path.display()));
+    assert!(bound.address().path().unwrap().is_absolute());
+    assert_eq!(bound.local().path(), bound.address().path());
+    UnixStream::connect(path).unwrap();
 }
 
 #[test]
