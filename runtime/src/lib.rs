@@ -1,1 +1,4 @@
 //! Everport.
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the shell is yet to use it"))]
+mod machine;
