@@ -7,7 +7,9 @@ pub mod cli;
 mod config;
 mod control;
 mod error;
+mod machine;
 mod pid_file;
+mod shell;
 mod telemetry;
 
 pub use everport_handoff::worker::Worker;

@@ -1,0 +1,125 @@
+//! Which slot of which generation uses which listener, and when nobody does any more.
+//!
+//! A worker *uses* a listener from its `Listen` until it closes it or dies. Its slot *claims* the listener for longer: a
+//! crash is no close, so the claim stays until the slot's next worker is ready without it. The master holds a listener that
+//! was configured, or that a slot of the active or the starting generation claims.
+//!
+//! Invariant: only generations that are starting or active have claims.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+
+use super::Spread;
+
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    held: BTreeMap<ListenerId, Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    spread: Spread,
+    configured: bool,
+    users: BTreeSet<WorkerId>,
+    claims: BTreeSet<(Generation, Slot)>,
+}
+
+/// What a worker's `Listen` meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Granted(Spread),
+    /// When this worker uses the listener already.
+    InUse,
+    /// When the master does not hold such a listener.
+    Unknown,
+}
+
+impl Listeners {
+    pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
+        let bound = Listener {
+            spread,
+            configured,
+            users: BTreeSet::new(),
+            claims: BTreeSet::new(),
+        };
+        self.held.entry(listener).or_insert(bound);
+    }
+
+    pub(super) fn holds(&self, listener: ListenerId) -> bool {
+        self.held.contains_key(&listener)
+    }
+
+    /// The worker asks to use a listener; `claimant` is its slot, unless its generation is on its way out.
+    pub(super) fn asked(
+        &mut self,
+        worker: WorkerId,
+        listener: ListenerId,
+        claimant: Option<(Generation, Slot)>,
+    ) -> Admission {
+        let Some(asked) = self.held.get_mut(&listener) else {
+            return Admission::Unknown;
+        };
+        asked.claims.extend(claimant);
+        if asked.users.insert(worker) {
+            Admission::Granted(asked.spread)
+        } else {
+            Admission::InUse
+        }
+    }
+
+    /// The worker closed the listener; `others` are the workers that share its slot.
+    pub(super) fn closed(
+        &mut self,
+        worker: WorkerId,
+        listener: ListenerId,
+        claimant: (Generation, Slot),
+        others: &[WorkerId],
+    ) {
+        if let Some(closed) = self.held.get_mut(&listener)
+            && closed.users.remove(&worker)
+            && !others.iter().any(|other| closed.users.contains(other))
+        {
+            closed.claims.remove(&claimant);
+        }
+    }
+
+    pub(super) fn worker_gone(&mut self, worker: WorkerId) {
+        for listener in self.held.values_mut() {
+            listener.users.remove(&worker);
+        }
+    }
+
+    /// The slot is served by workers that have asked for all they want: it claims what they use and nothing else.
+    pub(super) fn limit_claims(&mut self, claimant: (Generation, Slot), workers: &[WorkerId]) {
+        for listener in self.held.values_mut() {
+            if !workers.iter().any(|worker| listener.users.contains(worker)) {
+                listener.claims.remove(&claimant);
+            }
+        }
+    }
+
+    /// The generation is on its way out: it claims nothing more.
+    pub(super) fn drop_claims(&mut self, generation: Generation) {
+        for listener in self.held.values_mut() {
+            listener
+                .claims
+                .retain(|(claimant, _)| *claimant != generation);
+        }
+    }
+
+    /// Drops, and names, the listeners that nobody claims any more.
+    pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
+        self.held
+            .extract_if(.., |_, listener| {
+                !listener.configured && listener.claims.is_empty()
+            })
+            .map(|(listener, _)| listener)
+            .collect()
+    }
+
+    /// Drops, and names, all listeners: the master stops.
+    pub(super) fn take_all(&mut self) -> Vec<ListenerId> {
+        std::mem::take(&mut self.held).into_keys().collect()
+    }
+}

@@ -1,0 +1,1 @@
+//! The machines, without a world around them.
