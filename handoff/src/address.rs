@@ -172,10 +172,7 @@ impl ListenAddress {
     }
 
     fn plain(target: Target) -> Self {
-        Self {
-            target,
-            options: Options::default(),
-        }
+        Self { target, options: Options::default() }
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -245,8 +242,8 @@ impl ListenAddress {
     #[must_use]
     pub fn with_ip(&self, resolved: SocketAddr) -> Self {
         let mut address = self.clone();
-        if let Target::Tcp(endpoint @ Endpoint::Host { .. })
-        | Target::Udp(endpoint @ Endpoint::Host { .. }) = &mut address.target
+        if let Target::Tcp(endpoint @ Endpoint::Host { .. }) | Target::Udp(endpoint @ Endpoint::Host { .. }) =
+            &mut address.target
         {
             *endpoint = Endpoint::ip(resolved);
         }

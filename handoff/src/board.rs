@@ -75,14 +75,7 @@ impl MasterBoard {
         let (page, fd) = SharedPage::create()?;
         page[0].store(MAGIC, Ordering::Release);
         let free = (0..OFFER_WORDS as u16).rev().collect();
-        Ok((
-            Self {
-                page,
-                sequences: Box::new([0; OFFER_WORDS]),
-                free,
-            },
-            fd,
-        ))
+        Ok((Self { page, sequences: Box::new([0; OFFER_WORDS]), free }, fd))
     }
 
     /// Marks a word as offered, before the message is sent. `None` when no word is free.
@@ -130,12 +123,7 @@ impl MasterBoard {
     /// What the worker says of itself.
     pub fn figures(&self) -> Figures {
         let load = |index: usize| self.page[index].load(Ordering::Relaxed);
-        Figures {
-            heartbeat: load(HEARTBEAT),
-            active: load(ACTIVE),
-            guards: load(GUARDS),
-            taken: load(TAKEN),
-        }
+        Figures { heartbeat: load(HEARTBEAT), active: load(ACTIVE), guards: load(GUARDS), taken: load(TAKEN) }
     }
 
     fn word(&self, id: OfferId) -> &AtomicU64 {
@@ -160,15 +148,9 @@ impl WorkerBoard {
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let page = SharedPage::adopt(fd)?;
         if page[0].load(Ordering::Acquire) != MAGIC {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the board has another layout than this program's",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the board has another layout than this program's"));
         }
-        Ok(Self {
-            page,
-            bell: OnceLock::new(),
-        })
+        Ok(Self { page, bell: OnceLock::new() })
     }
 
     /// Keeps the eventfd that wakes the master. The first one stays.
@@ -180,9 +162,7 @@ impl WorkerBoard {
     /// Becomes the owner of an offered connection, before the application sees it. `false`: the master has revoked the
     /// offer; close the copy and [`release`](Self::release).
     pub fn take(&self, id: OfferId) -> bool {
-        let moved = self
-            .word(id)
-            .map(|word| offer::take(word, self.ring(), id.sequence));
+        let moved = self.word(id).map(|word| offer::take(word, self.ring(), id.sequence));
         if moved.is_some_and(|moved| moved.made) {
             self.page[TAKEN].fetch_add(1, Ordering::Relaxed);
         }
@@ -191,30 +171,22 @@ impl WorkerBoard {
 
     /// Declines an offer, after the copy was closed or when it never came. `false` as in [`take`](Self::take).
     pub fn refuse(&self, id: OfferId) -> bool {
-        self.answer(
-            self.word(id)
-                .map(|word| offer::refuse(word, self.ring(), id.sequence)),
-        )
+        self.answer(self.word(id).map(|word| offer::refuse(word, self.ring(), id.sequence)))
     }
 
     /// Frees the word of a revoked offer, after the copy was closed.
     pub fn release(&self, id: OfferId) {
-        self.answer(
-            self.word(id)
-                .map(|word| offer::release(word, self.ring(), id.sequence)),
-        );
+        self.answer(self.word(id).map(|word| offer::release(word, self.ring(), id.sequence)));
     }
 
     /// Whether the master may still hold its copy of a taken connection: then closing is not enough to end it.
     pub fn is_shared(&self, id: OfferId) -> bool {
-        self.word(id)
-            .is_some_and(|word| offer::read(word, id.sequence) == Reading::Taken)
+        self.word(id).is_some_and(|word| offer::read(word, id.sequence) == Reading::Taken)
     }
 
     /// Whether the master has revoked this offer.
     pub fn is_revoked(&self, id: OfferId) -> bool {
-        self.word(id)
-            .is_some_and(|word| offer::read(word, id.sequence) == Reading::Revoked)
+        self.word(id).is_some_and(|word| offer::read(word, id.sequence) == Reading::Revoked)
     }
 
     /// Shows that the application's runtime turns.
@@ -244,10 +216,7 @@ impl WorkerBoard {
     }
 
     fn answer(&self, moved: Option<Moved>) -> bool {
-        let moved = moved.unwrap_or(Moved {
-            made: false,
-            ring: false,
-        });
+        let moved = moved.unwrap_or(Moved { made: false, ring: false });
         if moved.ring {
             self.wake_master();
         }

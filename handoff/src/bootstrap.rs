@@ -60,14 +60,7 @@ pub struct Inherited {
 pub fn prepare() -> io::Result<MasterEnds> {
     let (channel, theirs) = Channel::pair()?;
     let (board, page) = MasterBoard::create()?;
-    Ok(MasterEnds {
-        channel,
-        board,
-        inherited: Inherited {
-            channel: theirs,
-            board: page,
-        },
-    })
+    Ok(MasterEnds { channel, board, inherited: Inherited { channel: theirs, board: page } })
 }
 
 impl Inherited {
@@ -112,20 +105,12 @@ pub fn adopt() -> io::Result<Option<Adopted>> {
         slot: Slot(number(SLOT)?),
         generation: Generation(number(GENERATION)?),
     };
-    Ok(Some(Adopted {
-        channel: Channel::adopt(channel),
-        board: WorkerBoard::adopt(board)?,
-        identity,
-    }))
+    Ok(Some(Adopted { channel: Channel::adopt(channel), board: WorkerBoard::adopt(board)?, identity }))
 }
 
 /// `FD:INODE`, the name of an inherited descriptor.
 fn describe(fd: &OwnedFd) -> io::Result<String> {
-    Ok(format!(
-        "{}:{}",
-        fd.as_raw_fd(),
-        rustix::fs::fstat(fd)?.st_ino
-    ))
+    Ok(format!("{}:{}", fd.as_raw_fd(), rustix::fs::fstat(fd)?.st_ino))
 }
 
 /// Adopts the descriptor that a variable names, if it still is the one that the master meant.
@@ -141,18 +126,13 @@ fn take_over(variable: &str) -> io::Result<Option<OwnedFd>> {
 }
 
 fn number<N: std::str::FromStr>(variable: &str) -> io::Result<N> {
-    std::env::var(variable)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .ok_or_else(|| invalid(variable))
+    std::env::var(variable).ok().and_then(|value| value.parse().ok()).ok_or_else(|| invalid(variable))
 }
 
 fn invalid(variable: &str) -> io::Error {
     let value = std::env::var(variable).unwrap_or_default();
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!(
-            "{variable}={value}: not what an everport master writes; unset it to run without a master"
-        ),
+        format!("{variable}={value}: not what an everport master writes; unset it to run without a master"),
     )
 }

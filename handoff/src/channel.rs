@@ -76,14 +76,8 @@ impl Channel {
     /// Makes a pair: the master's end, and the end that the worker inherits.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok((
-            Self {
-                socket: ours.into(),
-            },
-            theirs,
-        ))
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self { socket: ours.into() }, theirs))
     }
 
     /// Takes over the inherited end.
@@ -104,9 +98,7 @@ impl Channel {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
             match scm::send(&self.socket, packet, fds) {
                 Err(error) if is_full(&error) => Err(io::ErrorKind::WouldBlock.into()),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    Err(io::ErrorKind::BrokenPipe.into())
-                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(io::ErrorKind::BrokenPipe.into()),
                 sent => sent,
             }
         })
@@ -136,19 +128,11 @@ impl Channel {
             if packet.length == 0 {
                 return Err(ReceiveError::Closed);
             }
-            let (message, said) = message::decode(&buffer[..packet.length]).map_err(|source| {
-                ReceiveError::Garbage {
-                    length: packet.length,
-                    source,
-                }
-            })?;
+            let (message, said) = message::decode(&buffer[..packet.length])
+                .map_err(|source| ReceiveError::Garbage { length: packet.length, source })?;
             let (said, found) = (usize::from(said), packet.fds.len());
             match said.checked_sub(found) {
-                Some(missing) => Ok(Received {
-                    message,
-                    fds: packet.fds,
-                    missing,
-                }),
+                Some(missing) => Ok(Received { message, fds: packet.fds, missing }),
                 None => Err(ReceiveError::TooManyFds { found, said }),
             }
         })
@@ -163,13 +147,8 @@ impl AsFd for Channel {
 
 /// Whether sending may succeed later: no room in the socket, or too many descriptors of this user under way.
 fn is_full(error: &io::Error) -> bool {
-    let number = error
-        .raw_os_error()
-        .map(rustix::io::Errno::from_raw_os_error);
-    matches!(
-        number,
-        Some(rustix::io::Errno::AGAIN | rustix::io::Errno::TOOMANYREFS | rustix::io::Errno::NOBUFS)
-    )
+    let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(number, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::TOOMANYREFS | rustix::io::Errno::NOBUFS))
 }
 
 #[cfg(test)]
@@ -188,28 +167,16 @@ mod tests {
     fn a_message_keeps_its_descriptors() {
         let (master, worker) = pair();
         let (first, second) = (crate::board::bell().unwrap(), crate::board::bell().unwrap());
-        master
-            .send(&ToWorker::Activate, &[first.as_fd(), second.as_fd()])
-            .unwrap();
+        master.send(&ToWorker::Activate, &[first.as_fd(), second.as_fd()]).unwrap();
         master.send(&ToWorker::Pause, &[]).unwrap();
         let received = worker.receive::<ToWorker>().unwrap();
-        assert_eq!(
-            (received.message, received.fds.len(), received.missing),
-            (ToWorker::Activate, 2, 0)
-        );
+        assert_eq!((received.message, received.fds.len(), received.missing), (ToWorker::Activate, 2, 0));
         for fd in &received.fds {
-            assert!(
-                rustix::io::fcntl_getfd(fd)
-                    .unwrap()
-                    .contains(rustix::io::FdFlags::CLOEXEC)
-            );
+            assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         }
         let received = worker.receive::<ToWorker>().unwrap();
         assert_eq!((received.message, received.fds.len()), (ToWorker::Pause, 0));
-        assert!(matches!(
-            worker.receive::<ToWorker>(),
-            Err(ReceiveError::Empty)
-        ));
+        assert!(matches!(worker.receive::<ToWorker>(), Err(ReceiveError::Empty)));
     }
 
     #[test]
@@ -217,15 +184,9 @@ mod tests {
         let (master, worker) = pair();
         let fds = vec![master.as_fd(); scm::MAX_FDS];
         master.send(&ToWorker::Activate, &fds).unwrap();
-        assert_eq!(
-            worker.receive::<ToWorker>().unwrap().fds.len(),
-            scm::MAX_FDS
-        );
+        assert_eq!(worker.receive::<ToWorker>().unwrap().fds.len(), scm::MAX_FDS);
         let fds = vec![master.as_fd(); scm::MAX_FDS + 1];
-        assert_eq!(
-            master.send(&ToWorker::Activate, &fds).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(master.send(&ToWorker::Activate, &fds).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
@@ -233,18 +194,9 @@ mod tests {
         let (master, worker) = pair();
         worker.send(&ToMaster::Ready, &[]).unwrap();
         drop(worker);
-        assert_eq!(
-            master.receive::<ToMaster>().unwrap().message,
-            ToMaster::Ready
-        );
-        assert!(matches!(
-            master.receive::<ToMaster>(),
-            Err(ReceiveError::Closed)
-        ));
-        assert_eq!(
-            master.send(&ToWorker::Pause, &[]).unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(master.receive::<ToMaster>().unwrap().message, ToMaster::Ready);
+        assert!(matches!(master.receive::<ToMaster>(), Err(ReceiveError::Closed)));
+        assert_eq!(master.send(&ToWorker::Pause, &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
@@ -268,24 +220,15 @@ mod tests {
     #[test]
     fn what_is_no_message_is_an_error_and_never_a_panic() {
         let (master, worker) = pair();
-        let cases: [(&[u8], &[BorrowedFd<'_>]); 3] = [
-            (&[0, 200, 1], &[]),
-            (&[0; MAX_PACKET + 1], &[]),
-            (&[0, 2], &[master.as_fd()]),
-        ];
+        let cases: [(&[u8], &[BorrowedFd<'_>]); 3] =
+            [(&[0, 200, 1], &[]), (&[0; MAX_PACKET + 1], &[]), (&[0, 2], &[master.as_fd()])];
         let errors = cases.map(|(packet, fds)| {
             scm::send(&worker.socket, packet, fds).unwrap();
             master.receive::<ToMaster>().unwrap_err()
         });
-        assert!(
-            matches!(errors[0], ReceiveError::Garbage { .. }),
-            "{errors:?}"
-        );
+        assert!(matches!(errors[0], ReceiveError::Garbage { .. }), "{errors:?}");
         assert!(matches!(errors[1], ReceiveError::TooLong), "{errors:?}");
-        assert!(
-            matches!(errors[2], ReceiveError::TooManyFds { found: 1, said: 0 }),
-            "{errors:?}"
-        );
+        assert!(matches!(errors[2], ReceiveError::TooManyFds { found: 1, said: 0 }), "{errors:?}");
     }
 
     #[test]

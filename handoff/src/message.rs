@@ -152,14 +152,8 @@ pub struct Offer {
 /// # Errors
 ///
 /// It is longer than [`MAX_PACKET`].
-pub(crate) fn encode<'a, M: Serialize>(
-    message: &M,
-    fds: u8,
-    buffer: &'a mut [u8],
-) -> postcard::Result<&'a [u8]> {
-    let (count, body) = buffer
-        .split_first_mut()
-        .ok_or(postcard::Error::SerializeBufferFull)?;
+pub(crate) fn encode<'a, M: Serialize>(message: &M, fds: u8, buffer: &'a mut [u8]) -> postcard::Result<&'a [u8]> {
+    let (count, body) = buffer.split_first_mut().ok_or(postcard::Error::SerializeBufferFull)?;
     *count = fds;
     let length = postcard::to_slice(message, body)?.len();
     Ok(&buffer[..=length])
@@ -171,9 +165,7 @@ pub(crate) fn encode<'a, M: Serialize>(
 ///
 /// It is no message of this protocol, or something follows it.
 pub(crate) fn decode<M: DeserializeOwned>(packet: &[u8]) -> postcard::Result<(M, u8)> {
-    let (count, body) = packet
-        .split_first()
-        .ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+    let (count, body) = packet.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
     match postcard::take_from_bytes(body)? {
         (message, []) => Ok((message, *count)),
         _ => Err(postcard::Error::DeserializeBadEncoding),
@@ -194,35 +186,18 @@ mod tests {
 
     #[test]
     fn the_first_messages_keep_their_bytes_in_every_version() {
-        assert_eq!(
-            bytes(
-                &ToMaster::Hello {
-                    oldest: 1,
-                    newest: 2
-                },
-                0
-            ),
-            [0, 0, 1, 2]
-        );
+        assert_eq!(bytes(&ToMaster::Hello { oldest: 1, newest: 2 }, 0), [0, 0, 1, 2]);
         assert_eq!(bytes(&ToMaster::Ready, 0), [0, 2]);
         assert_eq!(bytes(&ToMaster::Drained, 0), [0, 5]);
         assert_eq!(bytes(&ToWorker::Activate, 0), [0, 3]);
         assert_eq!(bytes(&ToWorker::Beat, 0), [0, 6]);
         let offer = Offer {
-            id: OfferId {
-                index: 3,
-                sequence: 300,
-            },
+            id: OfferId { index: 3, sequence: 300 },
             listener: ListenerId(1),
             peer: SocketName::Inet(([127, 0, 0, 1], 80).into()),
         };
         assert_eq!(
-            bytes(
-                &ToWorker::Offer {
-                    offers: vec![offer]
-                },
-                1
-            ),
+            bytes(&ToWorker::Offer { offers: vec![offer] }, 1),
             [1, 2, 1, 3, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80]
         );
     }
@@ -230,16 +205,11 @@ mod tests {
     #[test]
     fn the_largest_offer_message_fits_into_a_packet() {
         let offer = Offer {
-            id: OfferId {
-                index: u16::MAX,
-                sequence: u64::MAX,
-            },
+            id: OfferId { index: u16::MAX, sequence: u64::MAX },
             listener: ListenerId(u32::MAX),
             peer: SocketName::Path(PathBuf::from("x".repeat(108))),
         };
-        let message = ToWorker::Offer {
-            offers: vec![offer; MAX_OFFERS],
-        };
+        let message = ToWorker::Offer { offers: vec![offer; MAX_OFFERS] };
         assert!(bytes(&message, MAX_OFFERS as u8).len() < MAX_PACKET);
     }
 

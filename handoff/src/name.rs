@@ -108,10 +108,7 @@ mod tests {
     #[test]
     fn the_system_s_addresses_become_names_and_back() {
         let inet: SocketAddr = "[::1]:80".parse().unwrap();
-        assert_eq!(
-            SocketName::from(&SockAddr::from(inet)),
-            SocketName::from(inet)
-        );
+        assert_eq!(SocketName::from(&SockAddr::from(inet)), SocketName::from(inet));
         assert_eq!(SocketName::from(inet).unix().map(|_| ()), None);
 
         for (written, name) in [
@@ -127,14 +124,8 @@ mod tests {
 
     #[test]
     fn a_name_prints_as_the_address_is_written() {
-        assert_eq!(
-            SocketName::Path("/run/what?".into()).to_string(),
-            "unix:/run/what%3F"
-        );
-        assert_eq!(
-            SocketName::Abstract(vec![b'a', 0xff]).to_string(),
-            "unix:@a%FF"
-        );
+        assert_eq!(SocketName::Path("/run/what?".into()).to_string(), "unix:/run/what%3F");
+        assert_eq!(SocketName::Abstract(vec![b'a', 0xff]).to_string(), "unix:@a%FF");
         assert_eq!(SocketName::Unnamed.to_string(), "unix:");
     }
 }

@@ -90,10 +90,7 @@ fn interpret(value: u64, sequence: u64) -> Reading {
         (State::Refused, Reading::Refused),
         (State::Revoked, Reading::Revoked),
     ];
-    STATES
-        .iter()
-        .find(|(state, _)| value == word(sequence, *state))
-        .map_or(Reading::Illegal, |(_, reading)| *reading)
+    STATES.iter().find(|(state, _)| value == word(sequence, *state)).map_or(Reading::Illegal, |(_, reading)| *reading)
 }
 
 /// Offers: called in the master before the message is sent, on a word whose last offer was `sequence - 1`.
@@ -102,20 +99,14 @@ fn interpret(value: u64, sequence: u64) -> Reading {
 ///
 /// The word was not free: the worker is broken or hostile.
 pub fn offer(cell: &impl Atomic, sequence: u64) -> Result<(), Reading> {
-    cell.compare_exchange(
-        word(sequence - 1, State::Free),
-        word(sequence, State::Offered),
-    )
-    .map(drop)
-    .map_err(|_| Reading::Illegal)
+    cell.compare_exchange(word(sequence - 1, State::Free), word(sequence, State::Offered))
+        .map(drop)
+        .map_err(|_| Reading::Illegal)
 }
 
 /// Withdraws an offer. Called in the master, also after the worker's death. Returns what the word then says.
 pub fn revoke(cell: &impl Atomic, sequence: u64) -> Reading {
-    match cell.compare_exchange(
-        word(sequence, State::Offered),
-        word(sequence, State::Revoked),
-    ) {
+    match cell.compare_exchange(word(sequence, State::Offered), word(sequence, State::Revoked)) {
         Ok(_) => Reading::Revoked,
         Err(value) => interpret(value, sequence),
     }
@@ -152,13 +143,8 @@ pub fn release<A: Atomic>(cell: &A, ring: &A, sequence: u64) -> Moved {
 }
 
 fn step<A: Atomic>(cell: &A, ring: &A, sequence: u64, from: State, to: State) -> Moved {
-    let made = cell
-        .compare_exchange(word(sequence, from), word(sequence, to))
-        .is_ok();
-    Moved {
-        made,
-        ring: made && asked(ring),
-    }
+    let made = cell.compare_exchange(word(sequence, from), word(sequence, to)).is_ok();
+    Moved { made, ring: made && asked(ring) }
 }
 
 /// Whether the master wants to be woken for what the worker has just written. Called in the worker.

@@ -98,20 +98,14 @@ fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, BindCause> {
         Endpoint::Host { host, port } => (host.as_str(), *port),
     };
     let mut addresses = Vec::new();
-    let found = (host, port)
-        .to_socket_addrs()
-        .map_err(BindCause::step("resolve its host name"))?;
+    let found = (host, port).to_socket_addrs().map_err(BindCause::step("resolve its host name"))?;
     for address in found {
         // The resolver repeats an address that it has from two sources.
         if !addresses.contains(&address) {
             addresses.push(address);
         }
     }
-    if addresses.is_empty() {
-        Err(BindCause::NoAddress)
-    } else {
-        Ok(addresses)
-    }
+    if addresses.is_empty() { Err(BindCause::NoAddress) } else { Ok(addresses) }
 }
 
 fn inet(endpoint: &Endpoint, kind: Kind, address: &ListenAddress) -> Result<Bound, BindCause> {
@@ -154,10 +148,7 @@ fn unix_path(path: &Path, address: &ListenAddress) -> Result<Bound, BindCause> {
     let (socket, file) = unix::bind(&path, address.mode())?;
     // The system's own answer would name a long path by the way that led there.
     let bound = listen(socket, Kind::Unix, SocketName::Path(path), &address)?;
-    Ok(Bound {
-        file: Some(file),
-        ..bound
-    })
+    Ok(Bound { file: Some(file), ..bound })
 }
 
 fn abstract_name(name: &[u8], address: &ListenAddress) -> Result<Bound, BindCause> {
@@ -166,21 +157,12 @@ fn abstract_name(name: &[u8], address: &ListenAddress) -> Result<Bound, BindCaus
     let bind = || -> io::Result<Bound> {
         let socket = stream(Domain::UNIX)?;
         socket.bind(&SockAddr::unix(std::ffi::OsStr::from_bytes(&written))?)?;
-        listen(
-            socket,
-            Kind::Unix,
-            SocketName::Abstract(name.to_owned()),
-            address,
-        )
+        listen(socket, Kind::Unix, SocketName::Abstract(name.to_owned()), address)
     };
     bind().map_err(BindCause::System)
 }
 
-fn adopt(
-    number: i32,
-    address: &ListenAddress,
-    inherited: &InheritedSockets,
-) -> Result<Bound, BindCause> {
+fn adopt(number: i32, address: &ListenAddress, inherited: &InheritedSockets) -> Result<Bound, BindCause> {
     let (fd, kind) = inherited.take(number).map_err(BindCause::Inherited)?;
     let socket = Socket::from(fd);
     socket.set_nonblocking(true)?;
@@ -198,32 +180,17 @@ fn new(domain: Domain, kind: Type) -> io::Result<Socket> {
     Socket::new(domain, kind.nonblocking(), None)
 }
 
-fn listen(
-    socket: Socket,
-    kind: Kind,
-    local: SocketName,
-    address: &ListenAddress,
-) -> io::Result<Bound> {
+fn listen(socket: Socket, kind: Kind, local: SocketName, address: &ListenAddress) -> io::Result<Bound> {
     let backlog = address.backlog().unwrap_or(DEFAULT_BACKLOG);
     // An address has no backlog above `i32::MAX`.
     socket.listen(i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
-    Ok(Bound {
-        backlog: Some(backlog),
-        ..Bound::new(address, socket, kind, local)
-    })
+    Ok(Bound { backlog: Some(backlog), ..Bound::new(address, socket, kind, local) })
 }
 
 impl Bound {
     fn new(address: &ListenAddress, socket: Socket, kind: Kind, local: SocketName) -> Self {
         let address = address.clone();
-        Self {
-            address,
-            file: None,
-            socket: socket.into(),
-            kind,
-            local,
-            backlog: None,
-        }
+        Self { address, file: None, socket: socket.into(), kind, local, backlog: None }
     }
 
     /// The address that was asked for, as [`resolve`] has it: with the IP address of the host name, and an absolute path.

@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::config::{Config, Given, Policy, RawConfig, Readiness, Source, thread_count};
 use crate::error::{Error, Result};
-use crate::telemetry;
+use crate::{shell, telemetry};
 
 /// Settings of a master, and the way to become one.
 ///
@@ -43,19 +43,14 @@ impl Default for Builder {
 impl Builder {
     /// Settings of which none is set.
     pub fn new() -> Self {
-        Self {
-            raw: RawConfig::default(),
-            threads: 1,
-        }
+        Self { raw: RawConfig::default(), threads: 1 }
     }
 
     /// Binds a listener at start, such as `127.0.0.1:8000` or `unix:/run/app.sock`; a failure ends the start. May be called
     /// several times. Listeners that the application binds itself need not be named here. Variable: `EVERPORT_LISTEN`,
     /// separated by commas or spaces.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.raw
-            .listen
-            .push(Given::Text(address.into().into(), Source::Builder));
+        self.raw.listen.push(Given::Text(address.into().into(), Source::Builder));
         self
     }
 
@@ -144,9 +139,7 @@ impl Builder {
         }
         telemetry::init(|variable| env::var_os(variable))?;
         let threads = thread_count(self.threads)?;
-        match bootstrap::adopt()
-            .map_err(Error::io("adopt", &"what the master left for this worker"))?
-        {
+        match bootstrap::adopt().map_err(Error::io("adopt", &"what the master left for this worker"))? {
             Some(adopted) => run_worker(adopted, threads, application),
             None => run_master(self.raw.or_surroundings().try_into()?),
         }
@@ -161,16 +154,13 @@ where
 {
     runtime(threads)?.block_on(async {
         let worker = Worker::connect(adopted);
-        application(worker)
-            .await
-            .map_err(|error| Error::Application(error.into()))
+        application(worker).await.map_err(|error| Error::Application(error.into()))
     })
 }
 
 /// Runs the master in this process until it has stopped.
 pub(crate) fn run_master(config: Config) -> Result<()> {
-    let _ = config;
-    Ok(())
+    shell::run(config)
 }
 
 /// A worker's runtime.
@@ -183,10 +173,7 @@ fn runtime(threads: NonZeroUsize) -> Result<Runtime> {
             builder
         }
     };
-    builder
-        .enable_all()
-        .build()
-        .map_err(Error::io("make", &"the worker's runtime"))
+    builder.enable_all().build().map_err(Error::io("make", &"the worker's runtime"))
 }
 
 #[cfg(test)]
@@ -208,29 +195,17 @@ mod tests {
     #[test]
     fn wrong_settings_are_reported_by_run() {
         let table = [
-            (
-                Builder::new().workers(0),
-                "invalid Builder::workers 0: want a whole number from 1 to 1024",
-            ),
-            (
-                Builder::new().threads(0),
-                "invalid Builder::threads 0: want a whole number from 1 to 1024",
-            ),
+            (Builder::new().workers(0), "invalid Builder::workers 0: want a whole number from 1 to 1024"),
+            (Builder::new().threads(0), "invalid Builder::threads 0: want a whole number from 1 to 1024"),
             (
                 Builder::new().ready_timeout(Duration::ZERO),
                 "invalid Builder::ready_timeout 0ns: must be longer than zero, for nothing is ready at once",
             ),
-            (
-                Builder::new().control(""),
-                r#"invalid Builder::control "": the path is empty"#,
-            ),
+            (Builder::new().control(""), r#"invalid Builder::control "": the path is empty"#),
         ];
         for (builder, expected) in table {
             // What `main` would print.
-            assert_eq!(
-                format!("{:?}", builder.run(application).unwrap_err()),
-                expected
-            );
+            assert_eq!(format!("{:?}", builder.run(application).unwrap_err()), expected);
         }
     }
 

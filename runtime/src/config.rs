@@ -105,10 +105,7 @@ pub(crate) enum Program {
     #[default]
     Embedded,
     /// A program of its own, found as a shell would find it.
-    Command {
-        program: OsString,
-        arguments: Vec<OsString>,
-    },
+    Command { program: OsString, arguments: Vec<OsString> },
 }
 
 /// The settings of a master.

@@ -20,9 +20,7 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// When `run` was called within an async runtime, which could neither fork nor be driven from there.
-    #[error(
-        "run was called within an async runtime: call it from a plain fn main, it makes a runtime for each worker"
-    )]
+    #[error("run was called within an async runtime: call it from a plain fn main, it makes a runtime for each worker")]
     RunInsideRuntime,
     /// When a configured listener could not be bound.
     #[error("cannot listen on {address}: {source}")]
@@ -79,16 +77,9 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: the system refused `operation` on `object`.
-    pub(crate) fn io(
-        operation: &'static str,
-        object: &dyn fmt::Display,
-    ) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub(crate) fn io(operation: &'static str, object: &dyn fmt::Display) -> impl FnOnce(io::Error) -> Self + use<> {
         let object = object.to_string();
-        move |source| Self::Io {
-            operation,
-            object,
-            source,
-        }
+        move |source| Self::Io { operation, object, source }
     }
 }
 

@@ -28,28 +28,19 @@ impl PidFile {
         let error = |operation| Error::io(operation, &format_args!("the pid file {path:?}"));
         // Whoever ends removes its file, perhaps between our open and our lock: then the lock is on a file without a name.
         for _ in 0..ATTEMPTS {
-            let open = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path);
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
             let mut file = open.map_err(error("create"))?;
             if let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 return Err(match errno {
-                    rustix::io::Errno::WOULDBLOCK => Error::PidFileTaken {
-                        path: path.to_owned(),
-                        pid: holder(&mut file),
-                    },
+                    rustix::io::Errno::WOULDBLOCK => {
+                        Error::PidFileTaken { path: path.to_owned(), pid: holder(&mut file) }
+                    }
                     errno => error("lock")(errno.into()),
                 });
             }
             if is_at(&file, path) {
                 overwrite(&mut file).map_err(error("write"))?;
-                return Ok(Self {
-                    path: path.to_owned(),
-                    file,
-                });
+                return Ok(Self { path: path.to_owned(), file });
             }
         }
         Err(error("lock")(io::ErrorKind::Interrupted.into()))
@@ -86,10 +77,7 @@ fn read(file: &mut File) -> io::Result<Option<u32>> {
     file.take(MAX_CONTENT).read_to_string(&mut content)?;
     match content.trim() {
         "" => Ok(None),
-        pid => pid
-            .parse()
-            .map(Some)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no pid file")),
+        pid => pid.parse().map(Some).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no pid file")),
     }
 }
 
@@ -114,10 +102,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let pid_file = PidFile::create(&path).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            format!("{}\n", process::id())
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         drop(pid_file);
         assert!(!path.exists());
     }
@@ -128,13 +113,7 @@ mod tests {
         let path = folder.path().join("pid");
         let _held = PidFile::create(&path).unwrap();
         let error = PidFile::create(&path).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "the pid file {path:?} is taken by process {}",
-                process::id()
-            )
-        );
+        assert_eq!(error.to_string(), format!("the pid file {path:?} is taken by process {}", process::id()));
         assert!(path.exists());
     }
 
@@ -144,10 +123,7 @@ mod tests {
         let path = folder.path().join("pid");
         fs::write(&path, "1234567890\n").unwrap();
         let _pid_file = PidFile::create(&path).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            format!("{}\n", process::id())
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
     }
 
     #[test]
@@ -156,10 +132,7 @@ mod tests {
         let path = folder.path().join("notes");
         fs::write(&path, "dear diary").unwrap();
         let error = PidFile::create(&path).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("cannot write the pid file {path:?}: it is no pid file")
-        );
+        assert_eq!(error.to_string(), format!("cannot write the pid file {path:?}: it is no pid file"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "dear diary");
     }
 

@@ -16,9 +16,7 @@ pub(crate) fn init(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), Conf
     let filter = filter(lookup("RUST_LOG"))?;
     let no_colour = lookup("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = !no_colour && io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // The only failure is that there is a subscriber already: the program's own choice.
     let _: Result<(), _> = match format {
         Format::Text => subscriber.with_ansi(colours).try_init(),
@@ -40,11 +38,7 @@ fn format(given: Option<OsString>) -> Result<Format, ConfigError> {
     match text.to_str() {
         Some("" | "text") => Ok(Format::Text),
         Some("json") => Ok(Format::Json),
-        _ => Err(ConfigError::in_environment(
-            Setting::LogFormat,
-            &text,
-            Problem::LogFormat,
-        )),
+        _ => Err(ConfigError::in_environment(Setting::LogFormat, &text, Problem::LogFormat)),
     }
 }
 
@@ -72,25 +66,14 @@ mod tests {
 
     #[test]
     fn info_is_the_default_level() {
-        assert_eq!(
-            filter(None).unwrap().max_level_hint(),
-            Some(LevelFilter::INFO)
-        );
-        assert_eq!(
-            filter(Some("warn,everport=debug".into()))
-                .unwrap()
-                .max_level_hint(),
-            Some(LevelFilter::DEBUG)
-        );
+        assert_eq!(filter(None).unwrap().max_level_hint(), Some(LevelFilter::INFO));
+        assert_eq!(filter(Some("warn,everport=debug".into())).unwrap().max_level_hint(), Some(LevelFilter::DEBUG));
     }
 
     #[test]
     fn wrong_values_are_named() {
         let error = format(Some("xml".into())).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"invalid EVERPORT_LOG_FORMAT "xml": want text or json"#
-        );
+        assert_eq!(error.to_string(), r#"invalid EVERPORT_LOG_FORMAT "xml": want text or json"#);
         let error = filter(Some("everport=loud".into())).unwrap_err();
         let expected = r#"invalid RUST_LOG "everport=loud": not a log filter such as info or everport=debug ("#;
         assert!(error.to_string().starts_with(expected), "{error}");

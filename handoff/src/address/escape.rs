@@ -34,17 +34,11 @@ pub(crate) struct Escaped<'a> {
 
 impl<'a> Escaped<'a> {
     pub(crate) fn path(path: &'a Path) -> Self {
-        Self {
-            bytes: path.as_os_str().as_bytes(),
-            is_path: true,
-        }
+        Self { bytes: path.as_os_str().as_bytes(), is_path: true }
     }
 
     pub(crate) fn bytes(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            is_path: false,
-        }
+        Self { bytes, is_path: false }
     }
 }
 
@@ -54,24 +48,15 @@ impl fmt::Display for Escaped<'_> {
         let mut first = self.is_path;
         for chunk in self.bytes.utf8_chunks() {
             for character in chunk.valid().chars() {
-                if matches!(character, '%' | '?' | '&')
-                    || character.is_control()
-                    || (first && character == '@')
-                {
+                if matches!(character, '%' | '?' | '&') || character.is_control() || (first && character == '@') {
                     let mut buffer = [0; 4];
-                    character
-                        .encode_utf8(&mut buffer)
-                        .bytes()
-                        .try_for_each(|byte| write!(f, "%{byte:02X}"))?;
+                    character.encode_utf8(&mut buffer).bytes().try_for_each(|byte| write!(f, "%{byte:02X}"))?;
                 } else {
                     f.write_char(character)?;
                 }
                 first = false;
             }
-            chunk
-                .invalid()
-                .iter()
-                .try_for_each(|byte| write!(f, "%{byte:02X}"))?;
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "%{byte:02X}"))?;
             first = false;
         }
         Ok(())

@@ -18,16 +18,9 @@ pub(super) struct Options {
 /// The kinds of address, as far as their options differ, and the options of each.
 fn allowed(target: &Target) -> (&'static str, &'static [&'static str]) {
     match target {
-        Target::Tcp(endpoint) if endpoint.is_v6() => {
-            ("TCP on IPv6", &["backlog", "v6only", "reuseport", "name"])
-        }
-        Target::Tcp(_) => (
-            "TCP on IPv4 or a host name",
-            &["backlog", "reuseport", "name"],
-        ),
-        Target::Udp(endpoint) if endpoint.is_v6() => {
-            ("UDP on IPv6", &["v6only", "reuseport", "name"])
-        }
+        Target::Tcp(endpoint) if endpoint.is_v6() => ("TCP on IPv6", &["backlog", "v6only", "reuseport", "name"]),
+        Target::Tcp(_) => ("TCP on IPv4 or a host name", &["backlog", "reuseport", "name"]),
+        Target::Udp(endpoint) if endpoint.is_v6() => ("UDP on IPv6", &["v6only", "reuseport", "name"]),
         Target::Udp(_) => ("UDP on IPv4 or a host name", &["reuseport", "name"]),
         Target::Path(_) => ("a unix path", &["backlog", "mode", "name"]),
         Target::Abstract(_) => ("an abstract unix name", &["backlog", "name"]),
@@ -39,11 +32,7 @@ fn allowed(target: &Target) -> (&'static str, &'static [&'static str]) {
 /// The fault of an option that this address cannot have, or that nobody knows.
 pub(super) fn misfit(option: &str, target: &Target) -> Fault {
     let (kind, allowed) = allowed(target);
-    Fault::new(
-        Part::Option,
-        option,
-        format!("one of {} ({kind})", allowed.join(", ")),
-    )
+    Fault::new(Part::Option, option, format!("one of {} ({kind})", allowed.join(", ")))
 }
 
 impl Options {
@@ -104,11 +93,7 @@ fn switch(option: &'static str, value: Option<&str>) -> Result<bool, Fault> {
     match value {
         None | Some("true") => Ok(true),
         Some("false") => Ok(false),
-        Some(other) => Err(Fault::new(
-            Part::Value(option),
-            other,
-            "no value, true or false",
-        )),
+        Some(other) => Err(Fault::new(Part::Value(option), other, "no value, true or false")),
     }
 }
 
@@ -118,13 +103,7 @@ fn mode(value: Option<&str>) -> Result<u32, Fault> {
         .filter(|text| is_digits(text) && text.len() <= 4)
         .and_then(|text| u32::from_str_radix(text, 8).ok())
         .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| {
-            Fault::new(
-                Part::Value("mode"),
-                text,
-                "octal permissions of 0 to 0777, as in 0660",
-            )
-        })
+        .ok_or_else(|| Fault::new(Part::Value("mode"), text, "octal permissions of 0 to 0777, as in 0660"))
 }
 
 fn listener_name(value: Option<&str>) -> Result<String, Fault> {
@@ -134,11 +113,7 @@ fn listener_name(value: Option<&str>) -> Result<String, Fault> {
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if text.is_empty() || !text.bytes().all(plain) {
-        return Err(Fault::new(
-            Part::Value("name"),
-            text,
-            "letters, digits, '-', '_' and '.'",
-        ));
+        return Err(Fault::new(Part::Value("name"), text, "letters, digits, '-', '_' and '.'"));
     }
     Ok(text.to_owned())
 }

@@ -9,9 +9,7 @@ use std::str::FromStr;
 
 use super::escape::{Escaped, unescape};
 use super::options::{Options, misfit};
-use super::{
-    AddressError, Endpoint, ListenAddress, MAX_ABSTRACT_NAME, MAX_ADDRESS, MAX_NAME, Part, Target,
-};
+use super::{AddressError, Endpoint, ListenAddress, MAX_ABSTRACT_NAME, MAX_ADDRESS, MAX_NAME, Part, Target};
 
 /// How much of a text an error shows.
 const MAX_SHOWN: usize = 128;
@@ -29,33 +27,16 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(part: Part, found: &str, wanted: impl Into<Cow<'static, str>>) -> Self {
-        let found = if found.is_empty() {
-            "nothing".to_owned()
-        } else {
-            format!("{:?}", shorten(found))
-        };
-        Self {
-            part,
-            found,
-            wanted: wanted.into(),
-        }
+        let found = if found.is_empty() { "nothing".to_owned() } else { format!("{:?}", shorten(found)) };
+        Self { part, found, wanted: wanted.into() }
     }
 
     pub(super) fn too_long(part: Part, length: usize, limit: usize) -> Self {
-        Self {
-            part,
-            found: format!("{length} bytes"),
-            wanted: format!("at most {limit} bytes").into(),
-        }
+        Self { part, found: format!("{length} bytes"), wanted: format!("at most {limit} bytes").into() }
     }
 
     fn of(self, address: &str) -> AddressError {
-        AddressError {
-            address: shorten(address),
-            part: self.part,
-            found: self.found,
-            wanted: self.wanted,
-        }
+        AddressError { address: shorten(address), part: self.part, found: self.found, wanted: self.wanted }
     }
 }
 
@@ -81,9 +62,7 @@ fn address(text: &str) -> Result<ListenAddress, Fault> {
         None => (text, None),
     };
     let target = target(written)?;
-    let options = suffix.map_or(Ok(Options::default()), |suffix| {
-        Options::parse(suffix, &target)
-    })?;
+    let options = suffix.map_or(Ok(Options::default()), |suffix| Options::parse(suffix, &target))?;
     within_limits(target, options)
 }
 
@@ -123,37 +102,23 @@ fn target(text: &str) -> Result<Target, Fault> {
 fn endpoint(text: &str) -> Result<Endpoint, Fault> {
     if let Some(rest) = text.strip_prefix('[') {
         let wanted = "an IPv6 address in brackets, as in [::1]:8000";
-        let (inside, after) = rest
-            .split_once(']')
-            .ok_or_else(|| Fault::new(Part::Host, text, wanted))?;
+        let (inside, after) = rest.split_once(']').ok_or_else(|| Fault::new(Part::Host, text, wanted))?;
         let port = match after.strip_prefix(':') {
             Some(digits) => port(digits)?,
             None if after.is_empty() => 0,
             None => {
-                return Err(Fault::new(
-                    Part::Port,
-                    after,
-                    "nothing, or a colon and a port",
-                ));
+                return Err(Fault::new(Part::Port, after, "nothing, or a colon and a port"));
             }
         };
         return ipv6(inside, port).ok_or_else(|| Fault::new(Part::Host, inside, wanted));
     }
     let (host, port) = match text.split_once(':') {
         None if !text.is_empty() && is_digits(text) => {
-            return Err(Fault::new(
-                Part::Host,
-                text,
-                "a host before the port, as in 0.0.0.0:8000 or [::]:8000",
-            ));
+            return Err(Fault::new(Part::Host, text, "a host before the port, as in 0.0.0.0:8000 or [::]:8000"));
         }
         None => (text, 0),
         Some((_, digits)) if digits.contains(':') => {
-            return Err(Fault::new(
-                Part::Host,
-                text,
-                "HOST:PORT, with an IPv6 address in brackets, as in [::1]:8000",
-            ));
+            return Err(Fault::new(Part::Host, text, "HOST:PORT, with an IPv6 address in brackets, as in [::1]:8000"));
         }
         Some((host, digits)) => (host, port(digits)?),
     };
@@ -174,32 +139,21 @@ fn ipv6(text: &str, port: u16) -> Option<Endpoint> {
 
 fn host_name(text: &str) -> Result<String, Fault> {
     if text.is_empty() {
-        return Err(Fault::new(
-            Part::Host,
-            text,
-            "a host, as in 0.0.0.0:8000 or [::]:8000 for every address",
-        ));
+        return Err(Fault::new(Part::Host, text, "a host, as in 0.0.0.0:8000 or [::]:8000 for every address"));
     }
     if text.len() > MAX_HOST {
         return Err(Fault::too_long(Part::Host, text.len(), MAX_HOST));
     }
     let mut labels = text.strip_suffix('.').unwrap_or(text).split('.');
     let is_label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     if !labels.clone().all(is_label) {
         return Err(Fault::new(Part::Host, text, "an IP address or a host name"));
     }
     // The resolver would read `127.1` or `1.2.3` as an address of which the operator mistyped a part.
     if labels.next_back().is_some_and(is_digits) {
-        return Err(Fault::new(
-            Part::Host,
-            text,
-            "four numbers of 0 to 255, or a host name",
-        ));
+        return Err(Fault::new(Part::Host, text, "four numbers of 0 to 255, or a host name"));
     }
     Ok(text.to_ascii_lowercase())
 }
@@ -212,44 +166,24 @@ fn descriptor(text: &str) -> Result<Target, Fault> {
     number(text)
         .filter(|number| *number >= FIRST_INHERITED)
         .map(Target::Descriptor)
-        .ok_or_else(|| {
-            Fault::new(
-                Part::Descriptor,
-                text,
-                "the number of an inherited descriptor, 3 or more",
-            )
-        })
+        .ok_or_else(|| Fault::new(Part::Descriptor, text, "the number of an inherited descriptor, 3 or more"))
 }
 
 fn systemd(text: &str) -> Result<Target, Fault> {
     let (name, index) = match text.split_once(':') {
         Some((name, digits)) => {
             let wanted = "NAME:INDEX, the index a number from 0";
-            (
-                name,
-                number(digits).ok_or_else(|| Fault::new(Part::Systemd, digits, wanted))?,
-            )
+            (name, number(digits).ok_or_else(|| Fault::new(Part::Systemd, digits, wanted))?)
         }
         None => (text, 0),
     };
     if name.len() > MAX_NAME {
         return Err(Fault::too_long(Part::Systemd, name.len(), MAX_NAME));
     }
-    if name.is_empty()
-        || !name
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'&' | b'%'))
-    {
-        return Err(Fault::new(
-            Part::Systemd,
-            name,
-            "a FileDescriptorName= without spaces, '?', '&' and '%'",
-        ));
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'&' | b'%')) {
+        return Err(Fault::new(Part::Systemd, name, "a FileDescriptorName= without spaces, '?', '&' and '%'"));
     }
-    Ok(Target::Systemd {
-        name: name.to_owned(),
-        index,
-    })
+    Ok(Target::Systemd { name: name.to_owned(), index })
 }
 
 fn abstract_name(name: Vec<u8>) -> Result<Target, Fault> {
@@ -257,11 +191,7 @@ fn abstract_name(name: Vec<u8>) -> Result<Target, Fault> {
         return Err(Fault::new(Part::AbstractName, "", "a name after unix:@"));
     }
     if name.len() > MAX_ABSTRACT_NAME {
-        return Err(Fault::too_long(
-            Part::AbstractName,
-            name.len(),
-            MAX_ABSTRACT_NAME,
-        ));
+        return Err(Fault::too_long(Part::AbstractName, name.len(), MAX_ABSTRACT_NAME));
     }
     Ok(Target::Abstract(name))
 }
@@ -272,10 +202,7 @@ fn path(path: &Path) -> Result<Target, Fault> {
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(fault("no zero byte"));
     }
-    let plain: PathBuf = path
-        .components()
-        .filter(|component| *component != Component::CurDir)
-        .collect();
+    let plain: PathBuf = path.components().filter(|component| *component != Component::CurDir).collect();
     if plain.file_name().is_none() {
         return Err(fault("the path of a file"));
     }

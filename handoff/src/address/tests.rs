@@ -46,16 +46,10 @@ fn every_kind_of_address_is_read_and_printed_in_one_form() {
         ("systemd:web", "systemd:web"),
         ("systemd:app@1.socket:0", "systemd:app@1.socket"),
         ("systemd:web:12", "systemd:web:12"),
-        (
-            "127.0.0.1:80?reuseport&backlog=16&name=web",
-            "127.0.0.1:80?backlog=16&reuseport&name=web",
-        ),
+        ("127.0.0.1:80?reuseport&backlog=16&name=web", "127.0.0.1:80?backlog=16&reuseport&name=web"),
         ("localhost:80?reuseport=false", "localhost:80"),
         ("[::]:80?v6only=true", "[::]:80?v6only"),
-        (
-            "udp:[::]:53?v6only&reuseport",
-            "udp:[::]:53?v6only&reuseport",
-        ),
+        ("udp:[::]:53?v6only&reuseport", "udp:[::]:53?v6only&reuseport"),
         ("unix:/a?mode=660", "unix:/a?mode=0660"),
         ("unix:/a?mode=0", "unix:/a?mode=0000"),
         ("unix:@a?backlog=2147483647", "unix:@a?backlog=2147483647"),
@@ -130,11 +124,7 @@ fn a_bad_address_is_refused_with_its_part() {
         ("systemd:web?reuseport", Option, "\"reuseport\""),
         ("a:80?backlog", Value("backlog"), "nothing"),
         ("a:80?backlog=0", Value("backlog"), "\"0\""),
-        (
-            "a:80?backlog=2147483648",
-            Value("backlog"),
-            "\"2147483648\"",
-        ),
+        ("a:80?backlog=2147483648", Value("backlog"), "\"2147483648\""),
         ("a:80?reuseport=yes", Value("reuseport"), "\"yes\""),
         ("[::]:80?v6only=", Value("v6only"), "nothing"),
         ("unix:/a?mode=0o660", Value("mode"), "\"0o660\""),
@@ -145,21 +135,14 @@ fn a_bad_address_is_refused_with_its_part() {
         ("a:80?name=a:80", Value("name"), "\"a:80\""),
     ] {
         let error = written.parse::<ListenAddress>().expect_err(written);
-        assert_eq!(
-            (error.part, error.found.as_str(), error.address.as_str()),
-            (part, found, written),
-            "{error}"
-        );
+        assert_eq!((error.part, error.found.as_str(), error.address.as_str()), (part, found, written), "{error}");
     }
 }
 
 #[test]
 fn an_error_says_which_address_which_part_and_what_is_wanted() {
     let error = "127.0.0.1:80000".parse::<ListenAddress>().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        r#"address "127.0.0.1:80000": port: found "80000", wanted a number of 0 to 65535"#
-    );
+    assert_eq!(error.to_string(), r#"address "127.0.0.1:80000": port: found "80000", wanted a number of 0 to 65535"#);
     let error = "[::]:80?policy=rr".parse::<ListenAddress>().unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -177,64 +160,30 @@ fn the_limits_hold_at_their_edges() {
     };
     let path = |length: usize| format!("unix:{}", "x".repeat(length - 5));
     assert_eq!(parse(&path(MAX_ADDRESS)).to_string().len(), MAX_ADDRESS);
-    assert_eq!(
-        refused(path(MAX_ADDRESS + 1)),
-        (Part::Length, "4097 bytes".to_owned())
-    );
+    assert_eq!(refused(path(MAX_ADDRESS + 1)), (Part::Length, "4097 bytes".to_owned()));
     // It fits as it is written, and not as it is printed.
-    assert_eq!(
-        refused(format!("unix:{}", "&".repeat(2000))),
-        (Part::Length, "6005 bytes".to_owned())
-    );
-    assert_eq!(
-        ListenAddress::unix("&".repeat(2000)).unwrap_err().part,
-        Part::Length
-    );
+    assert_eq!(refused(format!("unix:{}", "&".repeat(2000))), (Part::Length, "6005 bytes".to_owned()));
+    assert_eq!(ListenAddress::unix("&".repeat(2000)).unwrap_err().part, Part::Length);
 
     parse(&format!("a:1?name={}", "n".repeat(MAX_NAME)));
-    assert_eq!(
-        refused(format!("a:1?name={}", "n".repeat(MAX_NAME + 1))).0,
-        Part::Value("name")
-    );
+    assert_eq!(refused(format!("a:1?name={}", "n".repeat(MAX_NAME + 1))).0, Part::Value("name"));
     parse(&format!("systemd:{}", "n".repeat(MAX_NAME)));
-    assert_eq!(
-        refused(format!("systemd:{}", "n".repeat(MAX_NAME + 1))).0,
-        Part::Systemd
-    );
+    assert_eq!(refused(format!("systemd:{}", "n".repeat(MAX_NAME + 1))).0, Part::Systemd);
     parse(&format!("unix:@{}", "n".repeat(MAX_ABSTRACT_NAME)));
-    assert_eq!(
-        refused(format!("unix:@{}", "n".repeat(MAX_ABSTRACT_NAME + 1))).0,
-        Part::AbstractName
-    );
+    assert_eq!(refused(format!("unix:@{}", "n".repeat(MAX_ABSTRACT_NAME + 1))).0, Part::AbstractName);
     assert_eq!(refused("h".repeat(254)).0, Part::Host);
 }
 
 #[test]
 fn options_are_what_the_address_says() {
     let tcp = parse("[::]:80?backlog=7&v6only&reuseport&name=web");
-    assert_eq!(
-        (
-            tcp.backlog().map(NonZeroU32::get),
-            tcp.v6only(),
-            tcp.reuseport()
-        ),
-        (Some(7), true, true)
-    );
-    assert_eq!(
-        (tcp.name(), tcp.mode(), tcp.kind()),
-        (Some("web"), None, Some(Kind::Tcp))
-    );
+    assert_eq!((tcp.backlog().map(NonZeroU32::get), tcp.v6only(), tcp.reuseport()), (Some(7), true, true));
+    assert_eq!((tcp.name(), tcp.mode(), tcp.kind()), (Some("web"), None, Some(Kind::Tcp)));
     let unix = parse("unix:/run/a?mode=0640");
-    assert_eq!(
-        (unix.mode(), unix.backlog(), unix.kind()),
-        (Some(0o640), None, Some(Kind::Unix))
-    );
+    assert_eq!((unix.mode(), unix.backlog(), unix.kind()), (Some(0o640), None, Some(Kind::Unix)));
     assert_eq!(unix.path(), Some(Path::new("/run/a")));
     assert_eq!(parse("udp:[::1]:53").kind(), Some(Kind::Udp));
-    assert_eq!(
-        (parse("fd:3").kind(), parse("systemd:a").kind()),
-        (None, None)
-    );
+    assert_eq!((parse("fd:3").kind(), parse("systemd:a").kind()), (None, None));
 }
 
 #[test]
@@ -255,10 +204,7 @@ fn a_key_is_the_name_or_the_address_without_options() {
 #[test]
 fn a_host_name_is_resolved_in_place() {
     let written = parse("udp:localhost:53?reuseport");
-    assert_eq!(
-        (written.host_port(), written.socket_addr()),
-        (Some(("localhost", 53)), None)
-    );
+    assert_eq!((written.host_port(), written.socket_addr()), (Some(("localhost", 53)), None));
     let resolved = written.with_ip("[::1]:53".parse().unwrap());
     assert_eq!(resolved.to_string(), "udp:[::1]:53?reuseport");
     assert_eq!(resolved.host_port(), None);
@@ -267,37 +213,22 @@ fn a_host_name_is_resolved_in_place() {
 
 #[test]
 fn an_address_without_prefix_can_mean_udp() {
-    assert_eq!(
-        parse("127.0.0.1:53?reuseport").into_udp().unwrap(),
-        parse("udp:127.0.0.1:53?reuseport")
-    );
+    assert_eq!(parse("127.0.0.1:53?reuseport").into_udp().unwrap(), parse("udp:127.0.0.1:53?reuseport"));
     assert_eq!(parse("fd:3").into_udp().unwrap(), parse("fd:3"));
     assert_eq!(parse("unix:/a").into_udp().unwrap_err().part, Part::Kind);
-    assert_eq!(
-        parse("a:1?backlog=1").into_udp().unwrap_err().part,
-        Part::Option
-    );
+    assert_eq!(parse("a:1?backlog=1").into_udp().unwrap_err().part, Part::Option);
 }
 
 #[test]
 fn a_bind_takes_what_tokio_s_takes() {
     fn printed(address: impl ToListenAddress) -> String {
-        address
-            .to_listen_address()
-            .unwrap_or_else(|error| panic!("{error}"))
-            .to_string()
+        address.to_listen_address().unwrap_or_else(|error| panic!("{error}")).to_string()
     }
     let v6 = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 9, 0);
     assert_eq!(printed("localhost:80"), "localhost:80");
-    assert_eq!(
-        printed(String::from("unix:/a?mode=0600")),
-        "unix:/a?mode=0600"
-    );
+    assert_eq!(printed(String::from("unix:/a?mode=0600")), "unix:/a?mode=0600");
     let (text, address) = (String::from("udp:[::]:53"), parse("fd:3"));
-    assert_eq!(
-        (printed(&text), printed(text)),
-        ("udp:[::]:53".into(), "udp:[::]:53".into())
-    );
+    assert_eq!((printed(&text), printed(text)), ("udp:[::]:53".into(), "udp:[::]:53".into()));
     assert_eq!(printed(("::1", 80)), "[::1]:80");
     assert_eq!(printed(("unix", 80)), "tcp:unix:80");
     assert_eq!(printed((String::from("127.0.0.1"), 80)), "127.0.0.1:80");
@@ -306,27 +237,15 @@ fn a_bind_takes_what_tokio_s_takes() {
     assert_eq!(printed((IpAddr::from([127, 0, 0, 1]), 80)), "127.0.0.1:80");
     assert_eq!(printed(SocketAddr::from(v6)), "[::1]:80");
     assert_eq!(printed(v6), "[::1]:80");
-    assert_eq!(
-        (printed(&address), printed(address)),
-        ("fd:3".into(), "fd:3".into())
-    );
-    assert_eq!(
-        ("a b", 80).to_listen_address().unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
-    assert_eq!(
-        "a:b".to_listen_address().unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
+    assert_eq!((printed(&address), printed(address)), ("fd:3".into(), "fd:3".into()));
+    assert_eq!(("a b", 80).to_listen_address().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert_eq!("a:b".to_listen_address().unwrap_err().kind(), io::ErrorKind::InvalidInput);
 }
 
 #[test]
 fn a_path_that_starts_with_a_zero_byte_is_abstract() {
     assert_eq!(ListenAddress::unix("\0app").unwrap(), parse("unix:@app"));
-    assert_eq!(
-        ListenAddress::unix("\0").unwrap_err().part,
-        Part::AbstractName
-    );
+    assert_eq!(ListenAddress::unix("\0").unwrap_err().part, Part::AbstractName);
     assert_eq!(ListenAddress::unix("a\0b").unwrap_err().part, Part::Path);
 }
 

@@ -59,21 +59,14 @@ pub enum BindCause {
 
 impl BindError {
     pub(super) fn new(address: &ListenAddress, cause: BindCause) -> Self {
-        Self {
-            address: address.to_string(),
-            cause,
-        }
+        Self { address: address.to_string(), cause }
     }
 
     /// The number of the error that a plain bind would have given.
     pub fn raw_os_error(&self) -> Option<i32> {
         match &self.cause {
-            BindCause::System(error) | BindCause::Step { source: error, .. } => {
-                error.raw_os_error()
-            }
-            BindCause::Locked { .. } | BindCause::Live | BindCause::NotASocket => {
-                Some(Errno::ADDRINUSE.raw_os_error())
-            }
+            BindCause::System(error) | BindCause::Step { source: error, .. } => error.raw_os_error(),
+            BindCause::Locked { .. } | BindCause::Live | BindCause::NotASocket => Some(Errno::ADDRINUSE.raw_os_error()),
             BindCause::Inherited(InheritedError::NotOpen(_)) => Some(Errno::BADF.raw_os_error()),
             BindCause::NoAddress | BindCause::Address(_) | BindCause::Inherited(_) => None,
         }
@@ -83,9 +76,7 @@ impl BindError {
     pub fn kind(&self) -> io::ErrorKind {
         match (&self.cause, self.raw_os_error()) {
             (_, Some(number)) => io::Error::from_raw_os_error(number).kind(),
-            (BindCause::System(error) | BindCause::Step { source: error, .. }, None) => {
-                error.kind()
-            }
+            (BindCause::System(error) | BindCause::Step { source: error, .. }, None) => error.kind(),
             _ => io::ErrorKind::InvalidInput,
         }
     }

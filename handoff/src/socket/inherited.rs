@@ -77,11 +77,7 @@ pub enum InheritedError {
 }
 
 fn list(known: &[String]) -> String {
-    if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    }
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
 }
 
 impl InheritedSockets {
@@ -94,9 +90,7 @@ impl InheritedSockets {
     pub fn from_env() -> io::Result<&'static Self> {
         static ONCE: OnceLock<Result<InheritedSockets, InheritedError>> = OnceLock::new();
         ONCE.get_or_init(|| {
-            let variable = |name: &str| {
-                std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-            };
+            let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
             Self::adopt(passed(std::process::id(), variable)?)
         })
         .as_ref()
@@ -108,10 +102,7 @@ impl InheritedSockets {
         for (number, _) in (FIRST..).zip(&names) {
             adopted.insert(number, Some(adopt(number)?));
         }
-        Ok(Self {
-            names,
-            adopted: Mutex::new(adopted),
-        })
+        Ok(Self { names, adopted: Mutex::new(adopted) })
     }
 
     /// The addresses of the sockets from systemd that nobody has bound yet: clients who connect to them wait in vain.
@@ -121,15 +112,9 @@ impl InheritedSockets {
             .zip(&self.names)
             .enumerate()
             .filter(|(_, (number, _))| adopted.get(number).is_some_and(Option::is_some))
-            .map(|(n, (_, name))| {
-                match self.names[..n]
-                    .iter()
-                    .filter(|earlier| *earlier == name)
-                    .count()
-                {
-                    0 => format!("systemd:{name}"),
-                    index => format!("systemd:{name}:{index}"),
-                }
+            .map(|(n, (_, name))| match self.names[..n].iter().filter(|earlier| *earlier == name).count() {
+                0 => format!("systemd:{name}"),
+                index => format!("systemd:{name}:{index}"),
             })
             .collect()
     }
@@ -141,11 +126,7 @@ impl InheritedSockets {
             .filter(|(_, passed)| *passed == name)
             .zip(0..)
             .find_map(|((number, _), n)| (n == index).then_some(number))
-            .ok_or_else(|| InheritedError::UnknownName {
-                name: name.to_owned(),
-                index,
-                known: self.names.clone(),
-            })
+            .ok_or_else(|| InheritedError::UnknownName { name: name.to_owned(), index, known: self.names.clone() })
     }
 
     /// Takes over a listening socket and says what kind it is. The caller owns it.
@@ -156,16 +137,12 @@ impl InheritedSockets {
             Entry::Vacant(entry) => entry.insert(Some(adopt(number)?)),
         };
         let kind = kind_of(number, slot.as_ref().ok_or(InheritedError::Taken(number))?)?;
-        slot.take()
-            .map(|fd| (fd, kind))
-            .ok_or(InheritedError::Taken(number))
+        slot.take().map(|fd| (fd, kind)).ok_or(InheritedError::Taken(number))
     }
 
     fn adopted(&self) -> MutexGuard<'_, BTreeMap<i32, Option<OwnedFd>>> {
         // Every change to the map is a single step, so that a panic elsewhere leaves it whole.
-        self.adopted
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.adopted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -196,23 +173,12 @@ fn kind_of(number: i32, fd: &OwnedFd) -> Result<Kind, InheritedError> {
             local.as_socket().is_some_and(|local| local.port() != 0)
         }
     };
-    if listens {
-        Ok(kind)
-    } else {
-        Err(InheritedError::NotListening(number))
-    }
+    if listens { Ok(kind) } else { Err(InheritedError::NotListening(number)) }
 }
 
 /// The names of the descriptors that systemd passed to the process `pid`, from descriptor 3 on.
-fn passed(
-    pid: u32,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Vec<String>, InheritedError> {
-    let error = |variable, value, wanted| InheritedError::Variable {
-        variable,
-        value,
-        wanted,
-    };
+fn passed(pid: u32, variable: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, InheritedError> {
+    let error = |variable, value, wanted| InheritedError::Variable { variable, value, wanted };
     let Some(meant_for) = variable("LISTEN_PID") else {
         return Ok(Vec::new());
     };
@@ -231,11 +197,7 @@ fn passed(
     };
     let names: Vec<String> = match variable("LISTEN_FDNAMES") {
         Some(names) if count > 0 && names.split(':').count() != count => {
-            return Err(error(
-                "LISTEN_FDNAMES",
-                names,
-                "as many names as LISTEN_FDS says",
-            ));
+            return Err(error("LISTEN_FDNAMES", names, "as many names as LISTEN_FDS says"));
         }
         Some(names) if count > 0 => names.split(':').map(str::to_owned).collect(),
         _ => vec![UNNAMED.to_owned(); count],
@@ -252,24 +214,13 @@ mod tests {
     use crate::sys::inherit::leave_open;
 
     fn names(variables: &[(&str, &str)]) -> Result<Vec<String>, InheritedError> {
-        passed(7, |name| {
-            variables
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| (*value).to_owned())
-        })
+        passed(7, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
     }
 
     #[test]
     fn systemd_s_variables_count_only_for_the_process_that_they_name() {
-        let names = |pid, fds, given| {
-            names(&[
-                ("LISTEN_PID", pid),
-                ("LISTEN_FDS", fds),
-                ("LISTEN_FDNAMES", given),
-            ])
-            .unwrap()
-        };
+        let names =
+            |pid, fds, given| names(&[("LISTEN_PID", pid), ("LISTEN_FDS", fds), ("LISTEN_FDNAMES", given)]).unwrap();
         assert_eq!(names("7", "2", "web:admin"), ["web", "admin"]);
         assert_eq!(names("7", "0", ""), [""; 0]);
         assert_eq!(names("8", "2", "web:admin"), [""; 0]);
@@ -281,47 +232,24 @@ mod tests {
         assert_eq!(names(&[]).unwrap(), [""; 0]);
         assert_eq!(names(&[("LISTEN_FDS", "1")]).unwrap(), [""; 0]);
         assert_eq!(names(&[("LISTEN_PID", "7")]).unwrap(), [""; 0]);
-        assert_eq!(
-            names(&[("LISTEN_PID", "7"), ("LISTEN_FDS", "2")]).unwrap(),
-            ["unknown"; 2]
-        );
+        assert_eq!(names(&[("LISTEN_PID", "7"), ("LISTEN_FDS", "2")]).unwrap(), ["unknown"; 2]);
     }
 
     #[test]
     fn a_variable_that_makes_no_sense_is_named() {
         let error = |fds, given| {
-            names(&[
-                ("LISTEN_PID", "7"),
-                ("LISTEN_FDS", fds),
-                ("LISTEN_FDNAMES", given),
-            ])
-            .unwrap_err()
-            .to_string()
+            names(&[("LISTEN_PID", "7"), ("LISTEN_FDS", fds), ("LISTEN_FDNAMES", given)]).unwrap_err().to_string()
         };
-        assert_eq!(
-            names(&[("LISTEN_PID", "me")]).unwrap_err().to_string(),
-            r#"LISTEN_PID="me": wanted a process id"#
-        );
-        assert_eq!(
-            error("-1", ""),
-            r#"LISTEN_FDS="-1": wanted a number of 0 to 1024"#
-        );
-        assert_eq!(
-            error("1025", ""),
-            r#"LISTEN_FDS="1025": wanted a number of 0 to 1024"#
-        );
-        assert_eq!(
-            error("2", "web"),
-            r#"LISTEN_FDNAMES="web": wanted as many names as LISTEN_FDS says"#
-        );
+        assert_eq!(names(&[("LISTEN_PID", "me")]).unwrap_err().to_string(), r#"LISTEN_PID="me": wanted a process id"#);
+        assert_eq!(error("-1", ""), r#"LISTEN_FDS="-1": wanted a number of 0 to 1024"#);
+        assert_eq!(error("1025", ""), r#"LISTEN_FDS="1025": wanted a number of 0 to 1024"#);
+        assert_eq!(error("2", "web"), r#"LISTEN_FDNAMES="web": wanted as many names as LISTEN_FDS says"#);
     }
 
     #[test]
     fn sockets_of_one_name_are_told_apart_by_their_index() {
-        let sockets = InheritedSockets {
-            names: ["web", "admin", "web"].map(str::to_owned).into(),
-            ..Default::default()
-        };
+        let sockets =
+            InheritedSockets { names: ["web", "admin", "web"].map(str::to_owned).into(), ..Default::default() };
         assert_eq!(sockets.number_of("web", 0), Ok(3));
         assert_eq!(sockets.number_of("web", 1), Ok(5));
         assert_eq!(sockets.number_of("admin", 0), Ok(4));
@@ -330,10 +258,7 @@ mod tests {
             r#"systemd passed no socket "admin" with index 1, only: web, admin, web"#
         );
         assert_eq!(
-            InheritedSockets::default()
-                .number_of("web", 0)
-                .unwrap_err()
-                .to_string(),
+            InheritedSockets::default().number_of("web", 0).unwrap_err().to_string(),
             r#"systemd passed no socket "web" with index 0, only: none"#
         );
     }
@@ -357,20 +282,11 @@ mod tests {
         let number = leave_open(TcpListener::bind("127.0.0.1:0").unwrap().into());
         let (_listener, kind) = sockets.take(number).unwrap();
         assert_eq!(kind, Kind::Tcp);
-        assert_eq!(
-            sockets.take(number).unwrap_err(),
-            InheritedError::Taken(number)
-        );
+        assert_eq!(sockets.take(number).unwrap_err(), InheritedError::Taken(number));
         // Another instance does not know, but the descriptor's own flag does.
         let other = InheritedSockets::default();
-        assert_eq!(
-            other.take(number).unwrap_err(),
-            InheritedError::NotInherited(number)
-        );
-        assert_eq!(
-            sockets.take(i32::MAX).unwrap_err(),
-            InheritedError::NotOpen(i32::MAX)
-        );
+        assert_eq!(other.take(number).unwrap_err(), InheritedError::NotInherited(number));
+        assert_eq!(sockets.take(i32::MAX).unwrap_err(), InheritedError::NotOpen(i32::MAX));
     }
 
     #[test]
@@ -381,14 +297,8 @@ mod tests {
         let unbound = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         type Wanted = fn(i32) -> InheritedError;
         let cases: [(OwnedFd, Wanted); 4] = [
-            (
-                std::fs::File::open("/dev/null").unwrap().into(),
-                InheritedError::NotASocket,
-            ),
-            (
-                UnixDatagram::unbound().unwrap().into(),
-                InheritedError::Unsupported,
-            ),
+            (std::fs::File::open("/dev/null").unwrap().into(), InheritedError::NotASocket),
+            (UnixDatagram::unbound().unwrap().into(), InheritedError::Unsupported),
             (stream.into(), InheritedError::NotListening),
             (unbound.into(), InheritedError::NotListening),
         ];
@@ -397,13 +307,7 @@ mod tests {
             for _ in 0..2 {
                 assert_eq!(sockets.take(number).unwrap_err(), wanted(number));
             }
-            assert!(
-                sockets.adopted()[&number]
-                    .as_ref()
-                    .unwrap()
-                    .try_clone()
-                    .is_ok()
-            );
+            assert!(sockets.adopted()[&number].as_ref().unwrap().try_clone().is_ok());
         }
         let udp = leave_open(UdpSocket::bind("127.0.0.1:0").unwrap().into());
         assert_eq!(sockets.take(udp).unwrap().1, Kind::Udp);

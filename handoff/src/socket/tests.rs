@@ -44,9 +44,7 @@ fn place() -> (TempDir, PathBuf, String) {
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -55,10 +53,7 @@ fn names(directory: &Path) -> Vec<String> {
 fn port_0_becomes_a_real_port_that_clients_reach() {
     let bound = bound("127.0.0.1:0");
     assert_ne!(inet(&bound).port(), 0);
-    assert_eq!(
-        (bound.kind(), bound.backlog()),
-        (Kind::Tcp, Some(DEFAULT_BACKLOG))
-    );
+    assert_eq!((bound.kind(), bound.backlog()), (Kind::Tcp, Some(DEFAULT_BACKLOG)));
     TcpStream::connect(inet(&bound)).unwrap();
 }
 
@@ -67,23 +62,9 @@ fn a_socket_is_close_on_exec_and_non_blocking_and_has_no_timeout() {
     let (_directory, _path, unix) = place();
     for address in ["127.0.0.1:0", "[::1]:0", "udp:127.0.0.1:0", unix.as_str()] {
         let bound = bound(address);
-        assert!(
-            rustix::io::fcntl_getfd(&bound)
-                .unwrap()
-                .contains(FdFlags::CLOEXEC),
-            "{address}"
-        );
-        assert!(
-            rustix::fs::fcntl_getfl(&bound)
-                .unwrap()
-                .contains(OFlags::NONBLOCK),
-            "{address}"
-        );
-        assert_eq!(
-            SockRef::from(&bound).read_timeout().unwrap(),
-            None,
-            "{address}"
-        );
+        assert!(rustix::io::fcntl_getfd(&bound).unwrap().contains(FdFlags::CLOEXEC), "{address}");
+        assert!(rustix::fs::fcntl_getfl(&bound).unwrap().contains(OFlags::NONBLOCK), "{address}");
+        assert_eq!(SockRef::from(&bound).read_timeout().unwrap(), None, "{address}");
     }
 }
 
@@ -93,10 +74,7 @@ fn a_port_in_use_is_the_error_of_a_plain_bind() {
     let address = inet(&first).to_string();
     let error = refused(&address);
     assert_eq!(error.raw_os_error(), Some(Errno::ADDRINUSE.raw_os_error()));
-    assert_eq!(
-        error.to_string(),
-        format!("bind {address}: Address already in use (os error 98)")
-    );
+    assert_eq!(error.to_string(), format!("bind {address}: Address already in use (os error 98)"));
     let error = io::Error::from(error);
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert_eq!(error.raw_os_error(), Some(Errno::ADDRINUSE.raw_os_error()));
@@ -146,10 +124,7 @@ fn a_udp_socket_receives() {
     let local = inet(&bound);
     let (fd, file) = bound.into_parts();
     assert!(file.is_none());
-    UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .send_to(b"hello", local)
-        .unwrap();
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"hello", local).unwrap();
     let mut buffer = [0; 16];
     // On the loopback the datagram is there when `send_to` returns.
     let received = UdpSocket::from(fd).recv(&mut buffer).unwrap();
@@ -159,11 +134,7 @@ fn a_udp_socket_receives() {
 #[test]
 fn a_host_name_is_resolved_and_one_of_its_addresses_bound() {
     let resolved = resolve(&"localhost:0?name=web".parse().unwrap()).unwrap();
-    assert!(
-        resolved
-            .iter()
-            .all(|address| address.socket_addr().unwrap().ip().is_loopback())
-    );
+    assert!(resolved.iter().all(|address| address.socket_addr().unwrap().ip().is_loopback()));
     assert!(resolved.iter().all(|address| address.name() == Some("web")));
     let bound = bound("localhost:0?name=web");
     assert!(inet(&bound).ip().is_loopback());
@@ -172,10 +143,7 @@ fn a_host_name_is_resolved_and_one_of_its_addresses_bound() {
     // A label longer than DNS allows fails without a question to anybody.
     let unknown = format!("{}:0", "x".repeat(64));
     let error = refused(&unknown).to_string();
-    assert!(
-        error.starts_with(&format!("bind {unknown}: cannot resolve its host name: ")),
-        "{error}"
-    );
+    assert!(error.starts_with(&format!("bind {unknown}: cannot resolve its host name: ")), "{error}");
 }
 
 #[test]
@@ -210,10 +178,7 @@ fn a_unix_file_has_the_mode_of_its_address() {
     // More than any usual umask leaves, and less than any.
     for mode in [0o777, 0o600] {
         let _bound = bound(&format!("{address}?mode={mode:o}"));
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            mode
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
     }
 }
 
@@ -223,9 +188,7 @@ fn a_backlog_is_as_long_as_its_address_says() {
     let _bound = bound(&format!("{address}?backlog=1"));
     let client = || {
         let socket = stream(Domain::UNIX).unwrap();
-        socket
-            .connect(&SockAddr::unix(&path).unwrap())
-            .map(|()| socket)
+        socket.connect(&SockAddr::unix(&path).unwrap()).map(|()| socket)
     };
     // Linux lets in one more than the backlog.
     let _waiting = [client().unwrap(), client().unwrap()];
@@ -247,19 +210,12 @@ fn a_live_socket_is_refused_and_left_alone() {
     let (directory, path, address) = place();
     let in_use = |error: BindError| {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
-        assert_eq!(
-            error.raw_os_error(),
-            Some(Errno::ADDRINUSE.raw_os_error()),
-            "{error}"
-        );
+        assert_eq!(error.raw_os_error(), Some(Errno::ADDRINUSE.raw_os_error()), "{error}");
         error.to_string()
     };
     {
         let _datagrams = UnixDatagram::bind(&path).unwrap();
-        assert_eq!(
-            in_use(refused(&address)),
-            format!("bind {address}: a live socket is there")
-        );
+        assert_eq!(in_use(refused(&address)), format!("bind {address}: a live socket is there"));
         fs::remove_file(&path).unwrap();
     }
     {
@@ -273,13 +229,7 @@ fn a_live_socket_is_refused_and_left_alone() {
     }
     let _ours = bound(&address);
     let error = in_use(refused(&address));
-    assert_eq!(
-        error,
-        format!(
-            "bind {address}: a live listener holds {}.lock",
-            path.display()
-        )
-    );
+    assert_eq!(error, format!("bind {address}: a live listener holds {}.lock", path.display()));
     UnixStream::connect(&path).unwrap();
 }
 
@@ -301,10 +251,7 @@ fn a_file_that_is_not_a_socket_is_never_unlinked() {
     drop(UnixListener::bind(&other).unwrap());
     let refuse = || {
         let error = refused(&address);
-        assert_eq!(
-            error.to_string(),
-            format!("bind {address}: a file that is not a socket is there")
-        );
+        assert_eq!(error.to_string(), format!("bind {address}: a file that is not a socket is there"));
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     };
     fs::write(&path, "precious").unwrap();
@@ -335,10 +282,7 @@ fn a_failed_bind_leaves_no_file() {
     let missing = directory.path().join("missing/app.sock");
     let error = refused(&format!("unix:{}", missing.display()));
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    assert!(
-        error.to_string().contains("cannot open its directory"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("cannot open its directory"), "{error}");
     let long = directory.path().join("x".repeat(120));
     refused(&format!("unix:{}", long.display()));
     assert_eq!(names(directory.path()), [""; 0]);
@@ -352,10 +296,7 @@ fn a_path_longer_than_a_unix_address_works() {
     let path = deep.join("app.sock");
     let bound = bound(&format!("unix:{}?mode=0600", path.display()));
     assert_eq!(bound.local(), &SocketName::Path(path.clone()));
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     // A client gets there by another way.
     let short = directory.path().join("short");
     std::os::unix::fs::symlink(&deep, &short).unwrap();
@@ -371,10 +312,7 @@ fn an_abstract_name_is_bound_without_a_file() {
     let name = format!("everport-test-{}", std::process::id());
     let address = format!("unix:@{name}");
     let bound = bound(&address);
-    assert_eq!(
-        bound.local(),
-        &SocketName::Abstract(name.clone().into_bytes())
-    );
+    assert_eq!(bound.local(), &SocketName::Abstract(name.clone().into_bytes()));
     assert_eq!(bound.kind(), Kind::Unix);
     UnixStream::connect_addr(&UnixSocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     assert_eq!(refused(&address).kind(), io::ErrorKind::AddrInUse);
@@ -384,28 +322,15 @@ fn an_abstract_name_is_bound_without_a_file() {
 fn an_inherited_listener_is_adopted_once_and_set_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let local = listener.local_addr().unwrap();
-    SockRef::from(&listener)
-        .set_read_timeout(Some(std::time::Duration::from_secs(1)))
-        .unwrap();
+    SockRef::from(&listener).set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
     let number = leave_open(listener.into());
     let address: ListenAddress = format!("fd:{number}").parse().unwrap();
     let inherited = InheritedSockets::default();
 
     let adopted = bind(&address, &inherited).unwrap();
-    assert_eq!(
-        (inet(&adopted), adopted.kind(), adopted.backlog()),
-        (local, Kind::Tcp, None)
-    );
-    assert!(
-        rustix::io::fcntl_getfd(&adopted)
-            .unwrap()
-            .contains(FdFlags::CLOEXEC)
-    );
-    assert!(
-        rustix::fs::fcntl_getfl(&adopted)
-            .unwrap()
-            .contains(OFlags::NONBLOCK)
-    );
+    assert_eq!((inet(&adopted), adopted.kind(), adopted.backlog()), (local, Kind::Tcp, None));
+    assert!(rustix::io::fcntl_getfd(&adopted).unwrap().contains(FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(&adopted).unwrap().contains(OFlags::NONBLOCK));
     assert_eq!(SockRef::from(&adopted).read_timeout().unwrap(), None);
     TcpStream::connect(local).unwrap();
 
@@ -428,10 +353,7 @@ fn an_inherited_unix_listener_s_file_stays() {
 #[test]
 fn a_descriptor_that_is_not_open_or_a_name_that_was_not_passed_is_named() {
     let error = refused("fd:2147483647");
-    assert_eq!(
-        error.to_string(),
-        "bind fd:2147483647: descriptor 2147483647 is not open"
-    );
+    assert_eq!(error.to_string(), "bind fd:2147483647: descriptor 2147483647 is not open");
     assert_eq!(error.raw_os_error(), Some(Errno::BADF.raw_os_error()));
     assert_eq!(
         refused("systemd:web:1").to_string(),
@@ -458,21 +380,14 @@ fn a_socket_that_systemd_passes_is_bound_by_its_name() {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}"
-        );
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
         return;
     };
     let inherited = InheritedSockets::from_env().unwrap();
     assert_eq!(inherited.untaken(), ["systemd:web"]);
     let bound = bind(&"systemd:web".parse().unwrap(), inherited).unwrap();
     assert_eq!(inet(&bound).to_string(), local);
-    assert!(
-        rustix::io::fcntl_getfd(&bound)
-            .unwrap()
-            .contains(FdFlags::CLOEXEC)
-    );
+    assert!(rustix::io::fcntl_getfd(&bound).unwrap().contains(FdFlags::CLOEXEC));
     TcpStream::connect(inet(&bound)).unwrap();
     assert!(InheritedSockets::from_env().unwrap().untaken().is_empty());
 }

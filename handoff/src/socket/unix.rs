@@ -43,10 +43,7 @@ struct Inode {
 
 impl From<Stat> for Inode {
     fn from(stat: Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            number: stat.st_ino,
-        }
+        Self { device: stat.st_dev, number: stat.st_ino }
     }
 }
 
@@ -69,13 +66,10 @@ pub(super) fn bind(path: &Path, mode: Option<u32>) -> Result<(Socket, UnixFile),
 
     let socket = stream(socket2::Domain::UNIX).map_err(BindCause::System)?;
     socket.bind(&address).map_err(BindCause::System)?;
-    let inode = look(&lock.directory, &name)
-        .map_err(BindCause::step("look at its file"))?
-        .into();
+    let inode = look(&lock.directory, &name).map_err(BindCause::step("look at its file"))?.into();
     let file = UnixFile { lock, name, inode };
     if let Some(mode) = mode {
-        file.set_mode(mode)
-            .map_err(BindCause::step("set the mode of its file"))?;
+        file.set_mode(mode).map_err(BindCause::step("set the mode of its file"))?;
     }
     Ok((socket, file))
 }
@@ -99,11 +93,7 @@ fn address(path: &Path, directory: &OwnedFd, name: &OsStr) -> io::Result<SockAdd
 }
 
 fn look(directory: &OwnedFd, name: &OsStr) -> io::Result<Stat> {
-    Ok(rustix::fs::statat(
-        directory,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
+    Ok(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Makes way for a new socket, if all that stands there is the file of a dead one.
@@ -127,9 +117,7 @@ fn remove_dead(directory: &OwnedFd, name: &OsStr, address: &SockAddr) -> Result<
     }
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(BindCause::step("unlink the dead socket that is there")(
-            error.into(),
-        )),
+        Err(error) => Err(BindCause::step("unlink the dead socket that is there")(error.into())),
     }
 }
 
@@ -144,12 +132,7 @@ fn unlink_ours(directory: &OwnedFd, name: &OsStr, inode: Inode) {
 impl UnixFile {
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         let mode = Mode::from_raw_mode(mode);
-        Ok(rustix::fs::chmodat(
-            &self.lock.directory,
-            &self.name,
-            mode,
-            AtFlags::empty(),
-        )?)
+        Ok(rustix::fs::chmodat(&self.lock.directory, &self.name, mode, AtFlags::empty())?)
     }
 }
 
@@ -167,11 +150,7 @@ impl Lock {
             let file = open_lock(&directory, &name).map_err(&failed)?;
             match claim(&directory, &name, &file) {
                 Ok(true) => {
-                    return Ok(Self {
-                        directory,
-                        name,
-                        file,
-                    });
+                    return Ok(Self { directory, name, file });
                 }
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -20,14 +20,9 @@ static ADOPTING: Mutex<()> = Mutex::new(());
 /// `InvalidInput` for standard input, output and error, which stay with the process.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     if number <= 2 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "descriptors 0 to 2 belong to the process itself",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "descriptors 0 to 2 belong to the process itself"));
     }
-    let _adopting = ADOPTING
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _adopting = ADOPTING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // SAFETY: the borrow ends before this call does; `fcntl` on a number that is not open answers EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     if rustix::io::fcntl_getfd(borrowed)?.contains(FdFlags::CLOEXEC) {
@@ -37,10 +32,7 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
         ));
     }
     rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the place where descriptors are adopted"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the place where descriptors are adopted")]
     // SAFETY: the number is open, and it was not close-on-exec: it came with exec, and nobody in this process owns it.
     // From now on it is, under the lock above, so that this is its only owner.
     let owned = unsafe { OwnedFd::from_raw_fd(number) };
@@ -78,25 +70,16 @@ mod tests {
         let number = leave_open(open());
         let owned = adopt(number).unwrap();
         assert_eq!(rustix::io::fcntl_getfd(&owned).unwrap(), FdFlags::CLOEXEC);
-        assert_eq!(
-            adopt(number).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
+        assert_eq!(adopt(number).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]
     fn what_this_process_opened_or_what_is_not_open_is_not_adopted() {
         use std::os::fd::AsRawFd;
         let own = open();
-        assert_eq!(
-            adopt(own.as_raw_fd()).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
+        assert_eq!(adopt(own.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(adopt(2).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        assert_eq!(
-            adopt(RawFd::MAX).unwrap_err().raw_os_error(),
-            Some(rustix::io::Errno::BADF.raw_os_error())
-        );
+        assert_eq!(adopt(RawFd::MAX).unwrap_err().raw_os_error(), Some(rustix::io::Errno::BADF.raw_os_error()));
     }
 
     #[test]

@@ -34,8 +34,7 @@ impl SharedPage {
     /// Makes a new page of zeros. The caller owns the descriptor, which is close-on-exec.
     pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
         let sealed = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = match rustix::fs::memfd_create("everport-board", sealed | MemfdFlags::NOEXEC_SEAL)
-        {
+        let fd = match rustix::fs::memfd_create("everport-board", sealed | MemfdFlags::NOEXEC_SEAL) {
             // Before Linux 6.3.
             Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("everport-board", sealed)?,
             other => other?,
@@ -50,10 +49,7 @@ impl SharedPage {
         let seals = rustix::fs::fcntl_get_seals(&fd)?;
         let size = File::from(fd.try_clone()?).metadata()?.len();
         if size != BYTES as u64 || !seals.contains(SealFlags::SHRINK) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the board is not a sealed page of 4096 bytes",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the board is not a sealed page of 4096 bytes"));
         }
         Self::map(&fd)
     }
@@ -62,14 +58,7 @@ impl SharedPage {
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing. The memfd has BYTES bytes and is
         // sealed against shrinking, so that the whole mapping stays backed.
         let address = unsafe {
-            rustix::mm::mmap(
-                ptr::null_mut(),
-                BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )?
+            rustix::mm::mmap(ptr::null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)?
         };
         let address = NonNull::new(address.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { address })

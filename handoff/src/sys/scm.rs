@@ -19,20 +19,14 @@ pub(crate) const MAX_FDS: usize = 253;
 ///
 /// The socket must be non-blocking. The caller keeps its descriptors; the receiver gets copies.
 pub(crate) fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    debug_assert!(
-        !bytes.is_empty(),
-        "an empty packet looks like the end of the channel"
-    );
+    debug_assert!(!bytes.is_empty(), "an empty packet looks like the end of the channel");
     loop {
         let sent = if fds.is_empty() {
             rustix::net::send(socket, bytes, SendFlags::NOSIGNAL).map_err(io::Error::from)
         } else {
             let mut raw = [-1; MAX_FDS];
             let raw = raw.get_mut(..fds.len()).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "more than 253 descriptors in one message",
-                )
+                io::Error::new(io::ErrorKind::InvalidInput, "more than 253 descriptors in one message")
             })?;
             for (raw, fd) in raw.iter_mut().zip(fds) {
                 *raw = fd.as_raw_fd();
@@ -67,12 +61,7 @@ pub(crate) fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Pack
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         let mut slices = [IoSliceMut::new(buffer)];
-        match rustix::net::recvmsg(
-            socket,
-            &mut slices,
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-        ) {
+        match rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT) {
             Ok(message) => break message,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -84,9 +73,5 @@ pub(crate) fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Pack
             fds.extend(rights);
         }
     }
-    Ok(Packet {
-        length: message.bytes,
-        fds,
-        truncated: message.flags.contains(ReturnFlags::TRUNC),
-    })
+    Ok(Packet { length: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::TRUNC) })
 }

@@ -19,15 +19,9 @@ pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
     unsafe {
         command.pre_exec(move || {
             for fd in fds {
-                fcntl(
-                    BorrowedFd::borrow_raw(fd),
-                    FcntlArg::F_SETFD(FdFlag::empty()),
-                )
-                .map_err(io::Error::from)?;
+                fcntl(BorrowedFd::borrow_raw(fd), FcntlArg::F_SETFD(FdFlag::empty())).map_err(io::Error::from)?;
             }
-            for number in
-                Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP))
-            {
+            for number in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
                 signal(number, SigHandler::SigDfl).map_err(io::Error::from)?;
             }
             Ok(())

@@ -105,10 +105,7 @@ impl RunArguments {
             ready_timeout: self.ready_timeout.map(flag),
             readiness: self.ready.map(flag),
             // clap requires at least one word. An empty name would fail to start like any other that does not exist.
-            program: Program::Command {
-                program: words.next().unwrap_or_default(),
-                arguments: words.collect(),
-            },
+            program: Program::Command { program: words.next().unwrap_or_default(), arguments: words.collect() },
             processors: None,
         }
     }
@@ -128,9 +125,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<Command, ErrorKind> {
         let words = line.split_whitespace();
-        Arguments::try_parse_from(words)
-            .map(|arguments| arguments.command)
-            .map_err(|error| error.kind())
+        Arguments::try_parse_from(words).map(|arguments| arguments.command).map_err(|error| error.kind())
     }
 
     fn config(line: &str) -> Result<Config, ConfigError> {
@@ -159,13 +154,7 @@ mod tests {
         assert_eq!(config.policy.to_string(), "none");
         assert_eq!(config.pid_file.unwrap().to_str(), Some("/run/p"));
         assert_eq!(config.control.unwrap().to_str(), Some("/run/c"));
-        assert_eq!(
-            (
-                config.drain_timeout.as_secs(),
-                config.ready_timeout.as_secs()
-            ),
-            (5, 6)
-        );
+        assert_eq!((config.drain_timeout.as_secs(), config.ready_timeout.as_secs()), (5, 6));
         assert_eq!(config.readiness.to_string(), "manual");
         let program = Program::Command {
             program: "./server".into(),
@@ -177,50 +166,29 @@ mod tests {
     #[test]
     fn run_needs_a_program_only() {
         let config = config("everport run -- true").unwrap();
-        assert_eq!(
-            config.program,
-            Program::Command {
-                program: "true".into(),
-                arguments: Vec::new()
-            }
-        );
+        assert_eq!(config.program, Program::Command { program: "true".into(), arguments: Vec::new() });
         assert!(config.listen.is_empty());
     }
 
     #[test]
     fn a_wrong_value_is_reported_by_the_gate() {
         let error = config("everport run --workers two -- true").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"invalid --workers "two": want a whole number from 1 to 1024"#
-        );
+        assert_eq!(error.to_string(), r#"invalid --workers "two": want a whole number from 1 to 1024"#);
         // A value that looks like a flag is a value.
         let error = config("everport run --workers=-1 -- true").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"invalid --workers "-1": want a whole number from 1 to 1024"#
-        );
+        assert_eq!(error.to_string(), r#"invalid --workers "-1": want a whole number from 1 to 1024"#);
     }
 
     #[test]
     fn bad_usage_is_told_apart() {
         let table = [
-            (
-                "everport",
-                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
-            ),
+            ("everport", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("everport restart", ErrorKind::InvalidSubcommand),
             ("everport run", ErrorKind::MissingRequiredArgument),
-            (
-                "everport run --workers 2 --",
-                ErrorKind::MissingRequiredArgument,
-            ),
+            ("everport run --workers 2 --", ErrorKind::MissingRequiredArgument),
             ("everport run ./server", ErrorKind::UnknownArgument),
             ("everport run --speed 9 -- true", ErrorKind::UnknownArgument),
-            (
-                "everport run --workers 1 --workers 2 -- true",
-                ErrorKind::ArgumentConflict,
-            ),
+            ("everport run --workers 1 --workers 2 -- true", ErrorKind::ArgumentConflict),
             ("everport run --listen -- true", ErrorKind::InvalidValue),
             ("everport status --json=yes", ErrorKind::TooManyValues),
             ("everport stop later", ErrorKind::UnknownArgument),
@@ -229,35 +197,24 @@ mod tests {
             ("everport --version", ErrorKind::DisplayVersion),
         ];
         for (line, kind) in table {
-            assert_eq!(
-                parse(line).map(|command| format!("{command:?}")),
-                Err(kind),
-                "{line}"
-            );
+            assert_eq!(parse(line).map(|command| format!("{command:?}")), Err(kind), "{line}");
         }
     }
 
     #[test]
     fn commands_take_the_control_socket() {
-        let control =
-            |given: ControlArguments| given.control.map(|path| path.into_string().unwrap());
+        let control = |given: ControlArguments| given.control.map(|path| path.into_string().unwrap());
         let socket = Some("/run/c".to_owned());
         match parse("everport reload --control /run/c").unwrap() {
             Command::Reload { control: given } => assert_eq!(control(given), socket),
             other => panic!("{other:?}"),
         }
         match parse("everport status --json --control /run/c").unwrap() {
-            Command::Status {
-                json: true,
-                control: given,
-            } => assert_eq!(control(given), socket),
+            Command::Status { json: true, control: given } => assert_eq!(control(given), socket),
             other => panic!("{other:?}"),
         }
         match parse("everport stop --now").unwrap() {
-            Command::Stop {
-                now: true,
-                control: given,
-            } => assert_eq!(control(given), None),
+            Command::Stop { now: true, control: given } => assert_eq!(control(given), None),
             other => panic!("{other:?}"),
         }
     }
@@ -267,11 +224,7 @@ mod tests {
         let mut command = Arguments::command();
         assert!(command.render_long_help().to_string().contains(EXIT_CODES));
         for subcommand in command.get_subcommands_mut() {
-            assert!(
-                subcommand.render_help().to_string().contains(EXIT_CODES),
-                "{}",
-                subcommand.get_name()
-            );
+            assert!(subcommand.render_help().to_string().contains(EXIT_CODES), "{}", subcommand.get_name());
         }
     }
 }

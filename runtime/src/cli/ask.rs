@@ -26,9 +26,7 @@ pub(super) fn reload(control: &Path) -> Result<(), Failure> {
         ReloadOutcome::Committed => print(table::committed(&record).as_bytes()),
         ReloadOutcome::RolledBack => Err(Failure::RolledBack {
             generation: record.generation.0,
-            reason: record
-                .reason
-                .unwrap_or_else(|| "no reason given".to_owned()),
+            reason: record.reason.unwrap_or_else(|| "no reason given".to_owned()),
         }),
     }
 }
@@ -48,34 +46,21 @@ pub(super) fn status(control: &Path, json: bool) -> Result<(), Failure> {
 pub(super) fn stop(control: &Path, now: bool) -> Result<(), Failure> {
     let connection = Connection::open(control)?;
     let Some(master) = connection.master() else {
-        let _: Stopping = connection
-            .ask(Method::POST, stop_uri(now), Some(PATIENCE))?
-            .read(&[StatusCode::ACCEPTED])?;
+        let _: Stopping = connection.ask(Method::POST, stop_uri(now), Some(PATIENCE))?.read(&[StatusCode::ACCEPTED])?;
         return print(b"stopping, in a pid namespace that cannot be seen from here\n");
     };
     let pid = master.as_raw_nonzero().get();
-    let failed = |errno: Errno| Failure::Wait {
-        pid,
-        source: errno.into(),
-    };
+    let failed = |errno: Errno| Failure::Wait { pid, source: errno.into() };
     // Before asking: afterwards the number might already be another process's.
     let process = pidfd_open(master, PidfdFlags::empty()).map_err(failed)?;
-    let stopping: Stopping = connection
-        .ask(Method::POST, stop_uri(now), Some(PATIENCE))?
-        .read(&[StatusCode::ACCEPTED])?;
-    let drain = if now {
-        Duration::ZERO
-    } else {
-        Duration::from_millis(stopping.drain_timeout_ms)
-    };
+    let stopping: Stopping =
+        connection.ask(Method::POST, stop_uri(now), Some(PATIENCE))?.read(&[StatusCode::ACCEPTED])?;
+    let drain = if now { Duration::ZERO } else { Duration::from_millis(stopping.drain_timeout_ms) };
     let patience = drain.saturating_add(STOP_MARGIN);
     let limit = Timespec::try_from(patience).map_err(|_| failed(Errno::INVAL))?;
     // No handler of ours interrupts the wait. A pidfd is readable once its process has ended.
     match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)).map_err(failed)? {
-        0 => Err(Failure::LivesOn {
-            pid,
-            after: patience,
-        }),
+        0 => Err(Failure::LivesOn { pid, after: patience }),
         _ => print(format!("stopped: process {pid} has gone\n").as_bytes()),
     }
 }

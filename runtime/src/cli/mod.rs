@@ -147,11 +147,7 @@ mod tests {
 
     fn wrong_workers() -> ConfigError {
         let workers = Some(Given::Text("0".into(), Source::Flag));
-        Config::try_from(RawConfig {
-            workers,
-            ..RawConfig::default()
-        })
-        .unwrap_err()
+        Config::try_from(RawConfig { workers, ..RawConfig::default() }).unwrap_err()
     }
 
     #[test]
@@ -159,43 +155,17 @@ mod tests {
         assert_eq!(Failure::from(wrong_workers()).exit_code(), 2);
         assert_eq!(Failure::NoControl.exit_code(), 2);
         assert_eq!(Failure::Master(Error::RunInsideRuntime).exit_code(), 1);
-        assert_eq!(
-            Failure::RolledBack {
-                generation: 2,
-                reason: String::new()
-            }
-            .exit_code(),
-            1
-        );
-        assert_eq!(
-            Failure::LivesOn {
-                pid: 1,
-                after: Duration::ZERO
-            }
-            .exit_code(),
-            1
-        );
+        assert_eq!(Failure::RolledBack { generation: 2, reason: String::new() }.exit_code(), 1);
+        assert_eq!(Failure::LivesOn { pid: 1, after: Duration::ZERO }.exit_code(), 1);
     }
 
     #[test]
     fn bad_usage_is_one_line() {
         let table = [
-            (
-                "everport run ./server",
-                "unexpected argument './server' found (see --help)",
-            ),
-            (
-                "everport run --worker 2 -- true",
-                "unexpected argument '--worker' found (see --help)",
-            ),
-            (
-                "everport run",
-                "the following required arguments were not provided: <PROGRAM>... (see --help)",
-            ),
-            (
-                "everport restart",
-                "unrecognized subcommand 'restart' (see --help)",
-            ),
+            ("everport run ./server", "unexpected argument './server' found (see --help)"),
+            ("everport run --worker 2 -- true", "unexpected argument '--worker' found (see --help)"),
+            ("everport run", "the following required arguments were not provided: <PROGRAM>... (see --help)"),
+            ("everport restart", "unrecognized subcommand 'restart' (see --help)"),
             (
                 "everport run --listen -- true",
                 "a value is required for '--listen <ADDR>...' but none was supplied (see --help)",
@@ -209,21 +179,9 @@ mod tests {
 
     #[test]
     fn failures_are_sentences() {
-        let rolled_back = Failure::RolledBack {
-            generation: 2,
-            reason: "slot 0: not ready after 30s".to_owned(),
-        };
-        assert_eq!(
-            rolled_back.to_string(),
-            "rolled back: generation 2: slot 0: not ready after 30s"
-        );
-        let lives_on = Failure::LivesOn {
-            pid: 4711,
-            after: Duration::from_secs(40),
-        };
-        assert_eq!(
-            lives_on.to_string(),
-            "asked process 4711 to stop, but it lives on after 40s"
-        );
+        let rolled_back = Failure::RolledBack { generation: 2, reason: "slot 0: not ready after 30s".to_owned() };
+        assert_eq!(rolled_back.to_string(), "rolled back: generation 2: slot 0: not ready after 30s");
+        let lives_on = Failure::LivesOn { pid: 4711, after: Duration::from_secs(40) };
+        assert_eq!(lives_on.to_string(), "asked process 4711 to stop, but it lives on after 40s");
     }
 }

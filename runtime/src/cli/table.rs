@@ -4,35 +4,21 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use crate::control::protocol::{
-    AskedBy, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadOutcome,
-    ReloadRecord, Status, WorkerState, WorkerStatus,
+    AskedBy, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadOutcome, ReloadRecord, Status,
+    WorkerState, WorkerStatus,
 };
 
 /// What a committed reload did, in a line.
 pub(super) fn committed(record: &ReloadRecord) -> String {
-    let ReloadRecord {
-        generation,
-        workers,
-        starting_ms,
-        ..
-    } = record;
-    format!(
-        "committed: generation {generation}, {} ready in {starting_ms} ms\n",
-        worker_count(*workers)
-    )
+    let ReloadRecord { generation, workers, starting_ms, .. } = record;
+    format!("committed: generation {generation}, {} ready in {starting_ms} ms\n", worker_count(*workers))
 }
 
 /// The whole status.
 pub(super) fn status(status: &Status) -> String {
-    let Status {
-        pid,
-        version,
-        policy,
-        ..
-    } = status;
+    let Status { pid, version, policy, .. } = status;
     let (state, uptime) = (master_state(status.state), Seconds(status.uptime_seconds));
-    let mut text =
-        format!("master: pid {pid}, {state}, up {uptime}, policy {policy}, everport {version}\n");
+    let mut text = format!("master: pid {pid}, {state}, up {uptime}, policy {policy}, everport {version}\n");
     for generation in &status.generations {
         text += &generation_line(generation);
         text += &table(WORKER_HEAD, generation.workers.iter().map(worker_row));
@@ -54,17 +40,11 @@ fn generation_line(status: &GenerationStatus) -> String {
         GenerationState::Draining => "draining",
         GenerationState::Failed => "failed",
     };
-    format!(
-        "\ngeneration {}: {state} for {}\n",
-        status.generation,
-        Seconds(status.since_seconds)
-    )
+    format!("\ngeneration {}: {state} for {}\n", status.generation, Seconds(status.since_seconds))
 }
 
-const WORKER_HEAD: [&str; 11] = [
-    "slot", "worker", "pid", "state", "since", "restarts", "active", "offered", "taken", "refused",
-    "revoked",
-];
+const WORKER_HEAD: [&str; 11] =
+    ["slot", "worker", "pid", "state", "since", "restarts", "active", "offered", "taken", "refused", "revoked"];
 
 fn worker_row(status: &WorkerStatus) -> [String; 11] {
     let state = match status.state {
@@ -79,9 +59,7 @@ fn worker_row(status: &WorkerStatus) -> [String; 11] {
     [
         status.slot.to_string(),
         status.worker.to_string(),
-        status
-            .pid
-            .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        status.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         state.to_owned(),
         Seconds(status.since_seconds).to_string(),
         status.restarts.to_string(),
@@ -93,14 +71,7 @@ fn worker_row(status: &WorkerStatus) -> [String; 11] {
     ]
 }
 
-const LISTENER_HEAD: [&str; 6] = [
-    "name",
-    "address",
-    "policy",
-    "queue",
-    "accepted",
-    "accepting",
-];
+const LISTENER_HEAD: [&str; 6] = ["name", "address", "policy", "queue", "accepted", "accepting"];
 
 fn listener_row(status: &ListenerStatus) -> [String; 6] {
     [
@@ -114,26 +85,13 @@ fn listener_row(status: &ListenerStatus) -> [String; 6] {
 }
 
 fn last_reload(record: &ReloadRecord) -> String {
-    let ReloadRecord {
-        generation,
-        at,
-        workers,
-        starting_ms,
-        total_ms,
-        moved,
-        finished,
-        cut,
-        ..
-    } = record;
+    let ReloadRecord { generation, at, workers, starting_ms, total_ms, moved, finished, cut, .. } = record;
     let asked_by = match record.asked_by {
         AskedBy::Signal { pid, uid } => format!("a signal of process {pid}, uid {uid}"),
         AskedBy::Control { pid, uid } => format!("the control client {pid}, uid {uid}"),
     };
     let outcome = match (record.outcome, &record.reason) {
-        (ReloadOutcome::Committed, _) => format!(
-            "committed, {} ready in {starting_ms} ms",
-            worker_count(*workers)
-        ),
+        (ReloadOutcome::Committed, _) => format!("committed, {} ready in {starting_ms} ms", worker_count(*workers)),
         (ReloadOutcome::RolledBack, Some(reason)) => format!("rolled back: {reason}"),
         (ReloadOutcome::RolledBack, None) => "rolled back".to_owned(),
     };
@@ -154,11 +112,7 @@ fn master_state(state: MasterState) -> &'static str {
 }
 
 fn worker_count(workers: u32) -> String {
-    if workers == 1 {
-        "1 worker".to_owned()
-    } else {
-        format!("{workers} workers")
-    }
+    if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") }
 }
 
 /// A length of time in the two largest units that it has: `3m 12s`.
@@ -175,9 +129,7 @@ impl Display for Seconds {
 
 /// Columns as wide as their widest cell, two spaces apart and below the heading by two.
 fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_uppercase))
-        .chain(rows)
-        .collect();
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_uppercase)).chain(rows).collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -187,9 +139,7 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
     let mut text = String::new();
     for row in &rows {
         let cells = row.iter().zip(widths);
-        let line: String = cells
-            .map(|(cell, width)| format!("  {cell:<width$}"))
-            .collect();
+        let line: String = cells.map(|(cell, width)| format!("  {cell:<width$}")).collect();
         text += line.trim_end();
         text.push('\n');
     }
@@ -203,15 +153,9 @@ mod tests {
 
     #[test]
     fn a_committed_reload_is_one_line() {
+        assert_eq!(committed(&record()), "committed: generation 3, 2 workers ready in 41 ms\n");
         assert_eq!(
-            committed(&record()),
-            "committed: generation 3, 2 workers ready in 41 ms\n"
-        );
-        assert_eq!(
-            committed(&ReloadRecord {
-                workers: 1,
-                ..record()
-            }),
+            committed(&ReloadRecord { workers: 1, ..record() }),
             "committed: generation 3, 1 worker ready in 41 ms\n"
         );
     }
@@ -246,7 +190,11 @@ last reload: generation 3 committed, 2 workers ready in 41 ms
             ..record()
         };
         let text = last_reload(&record);
-        assert!(text.starts_with("\nlast reload: generation 3 rolled back: slot 0: exited with code 3 before it was ready\n"));
+        assert!(
+            text.starts_with(
+                "\nlast reload: generation 3 rolled back: slot 0: exited with code 3 before it was ready\n"
+            )
+        );
         assert!(text.contains("asked for by a signal of process 1, uid 0"));
     }
 
@@ -260,9 +208,6 @@ last reload: generation 3 committed, 2 workers ready in 41 ms
             state: MasterState::Starting,
             ..sample()
         };
-        assert_eq!(
-            status(&bare),
-            "master: pid 4711, starting, up 0s, policy rr, everport 0.1.0\n"
-        );
+        assert_eq!(status(&bare), "master: pid 4711, starting, up 0s, policy rr, everport 0.1.0\n");
     }
 }

@@ -6,10 +6,7 @@ use std::fmt;
 use everport_handoff::address::AddressError;
 
 use super::raw::{Setting, Source, quoted};
-use super::{
-    MAX_LISTENERS, MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, MAX_WORKERS, UnknownPolicy,
-    UnknownReadiness,
-};
+use super::{MAX_LISTENERS, MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, MAX_WORKERS, UnknownPolicy, UnknownReadiness};
 
 /// A setting that is wrong: which, where it came from, the value found and what was wanted.
 #[derive(Debug)]
@@ -24,24 +21,13 @@ pub struct ConfigError {
 impl ConfigError {
     /// The variable's value is wrong.
     pub(crate) fn in_environment(setting: Setting, value: &OsStr, problem: Problem) -> Self {
-        Self {
-            setting,
-            source: Source::Environment,
-            value: quoted(value),
-            problem,
-        }
+        Self { setting, source: Source::Environment, value: quoted(value), problem }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "invalid {} {}: {}",
-            self.source.name(self.setting),
-            self.value,
-            self.problem
-        )
+        write!(f, "invalid {} {}: {}", self.source.name(self.setting), self.value, self.problem)
     }
 }
 

@@ -10,9 +10,8 @@ use std::time::Duration;
 use everport_handoff::address::ListenAddress;
 
 use super::{
-    Config, ConfigError, DEFAULT_DRAIN_TIMEOUT, DEFAULT_READY_TIMEOUT, FIRST_BYTE_GRACE,
-    MAX_LISTENERS, MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, MAX_WORKERS, Policy, Problem,
-    Program, Readiness, STEAL_AFTER,
+    Config, ConfigError, DEFAULT_DRAIN_TIMEOUT, DEFAULT_READY_TIMEOUT, FIRST_BYTE_GRACE, MAX_LISTENERS,
+    MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, MAX_WORKERS, Policy, Problem, Program, Readiness, STEAL_AFTER,
 };
 
 /// One thing that can be set, by whichever name.
@@ -48,16 +47,8 @@ impl Source {
             Setting::Policy => ("--policy", "Builder::policy", "EVERPORT_SCHED_POLICY"),
             Setting::PidFile => ("--pid-file", "Builder::pid_file", "EVERPORT_PID_FILE"),
             Setting::Control => ("--control", "Builder::control", "EVERPORT_CONTROL"),
-            Setting::DrainTimeout => (
-                "--drain-timeout",
-                "Builder::drain_timeout",
-                "EVERPORT_DRAIN_TIMEOUT",
-            ),
-            Setting::ReadyTimeout => (
-                "--ready-timeout",
-                "Builder::ready_timeout",
-                "EVERPORT_READY_TIMEOUT",
-            ),
+            Setting::DrainTimeout => ("--drain-timeout", "Builder::drain_timeout", "EVERPORT_DRAIN_TIMEOUT"),
+            Setting::ReadyTimeout => ("--ready-timeout", "Builder::ready_timeout", "EVERPORT_READY_TIMEOUT"),
             Setting::Ready => ("--ready", "Builder::ready", "EVERPORT_READY"),
             // These exist in one place only.
             Setting::Threads => return "Builder::threads",
@@ -111,9 +102,7 @@ impl RawConfig {
                 .as_bytes()
                 .split(|&byte| byte == b',' || byte.is_ascii_whitespace())
                 .filter(|address| !address.is_empty())
-                .map(|address| {
-                    Given::Text(OsStr::from_bytes(address).to_owned(), Source::Environment)
-                })
+                .map(|address| Given::Text(OsStr::from_bytes(address).to_owned(), Source::Environment))
                 .collect();
         }
         fill(&mut self.workers, &lookup, Setting::Workers);
@@ -127,21 +116,13 @@ impl RawConfig {
     }
 }
 
-fn fill<T>(
-    given: &mut Option<Given<T>>,
-    lookup: impl Fn(&str) -> Option<OsString>,
-    setting: Setting,
-) {
+fn fill<T>(given: &mut Option<Given<T>>, lookup: impl Fn(&str) -> Option<OsString>, setting: Setting) {
     if given.is_none() {
-        *given =
-            from_environment(lookup, setting).map(|text| Given::Text(text, Source::Environment));
+        *given = from_environment(lookup, setting).map(|text| Given::Text(text, Source::Environment));
     }
 }
 
-fn from_environment(
-    lookup: impl Fn(&str) -> Option<OsString>,
-    setting: Setting,
-) -> Option<OsString> {
+fn from_environment(lookup: impl Fn(&str) -> Option<OsString>, setting: Setting) -> Option<OsString> {
     lookup(Source::Environment.name(setting)).filter(|text| !text.is_empty())
 }
 
@@ -149,14 +130,7 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
-        let RawConfig {
-            listen,
-            workers,
-            policy,
-            pid_file,
-            control,
-            ..
-        } = raw;
+        let RawConfig { listen, workers, policy, pid_file, control, .. } = raw;
         let listen = read_listen(listen)?;
         let workers = match workers {
             Some(given) => given.read(Setting::Workers, utf8(whole_number), worker_count)?,
@@ -166,12 +140,8 @@ impl TryFrom<RawConfig> for Config {
             Some(given) => given.read(Setting::Policy, utf8(|text| Ok(text.parse()?)), Ok)?,
             None => Policy::default(),
         };
-        let pid_file = pid_file
-            .map(|given| given.read(Setting::PidFile, any_path, file_path))
-            .transpose()?;
-        let control = control
-            .map(|given| given.read(Setting::Control, any_path, socket_path))
-            .transpose()?;
+        let pid_file = pid_file.map(|given| given.read(Setting::PidFile, any_path, file_path)).transpose()?;
+        let control = control.map(|given| given.read(Setting::Control, any_path, socket_path)).transpose()?;
         let drain_timeout = match raw.drain_timeout {
             Some(given) => given.read(Setting::DrainTimeout, utf8(duration), bounded)?,
             None => DEFAULT_DRAIN_TIMEOUT,
@@ -207,9 +177,7 @@ pub(crate) fn control_path(
 ) -> Result<Option<PathBuf>, ConfigError> {
     let mut given = flag.map(|text| Given::Text(text, Source::Flag));
     fill(&mut given, lookup, Setting::Control);
-    given
-        .map(|given| given.read(Setting::Control, any_path, socket_path))
-        .transpose()
+    given.map(|given| given.read(Setting::Control, any_path, socket_path)).transpose()
 }
 
 /// How many threads a worker's runtime has.
@@ -217,11 +185,7 @@ pub(crate) fn thread_count(threads: usize) -> Result<NonZeroUsize, ConfigError> 
     Given::Value(threads).read(
         Setting::Threads,
         |_| Err(Problem::Threads),
-        |threads| {
-            NonZeroUsize::new(threads)
-                .filter(|threads| threads.get() <= MAX_THREADS)
-                .ok_or(Problem::Threads)
-        },
+        |threads| NonZeroUsize::new(threads).filter(|threads| threads.get() <= MAX_THREADS).ok_or(Problem::Threads),
     )
 }
 
@@ -237,12 +201,7 @@ impl<T: fmt::Debug> Given<T> {
             Self::Text(text, source) => (source, quoted(&text), parse(&text).and_then(check)),
             Self::Value(value) => (Source::Builder, format!("{value:?}"), check(value)),
         };
-        result.map_err(|problem| ConfigError {
-            setting,
-            source,
-            value,
-            problem,
-        })
+        result.map_err(|problem| ConfigError { setting, source, value, problem })
     }
 }
 
@@ -254,18 +213,11 @@ pub(super) fn quoted(text: &OsStr) -> String {
 fn read_listen(given: Vec<Given<ListenAddress>>) -> Result<Vec<ListenAddress>, ConfigError> {
     let read = |(index, address): (usize, Given<ListenAddress>)| {
         let in_limit = |address| {
-            if index < MAX_LISTENERS {
-                Ok(address)
-            } else {
-                Err(Problem::TooManyListeners)
-            }
+            if index < MAX_LISTENERS { Ok(address) } else { Err(Problem::TooManyListeners) }
         };
         address.read(
             Setting::Listen,
-            utf8(|text| {
-                text.parse()
-                    .map_err(|error| Problem::Address(Box::new(error)))
-            }),
+            utf8(|text| text.parse().map_err(|error| Problem::Address(Box::new(error)))),
             in_limit,
         )
     };
@@ -275,9 +227,7 @@ fn read_listen(given: Vec<Given<ListenAddress>>) -> Result<Vec<ListenAddress>, C
 const WORKERS_LIMIT: NonZeroU32 = NonZeroU32::new(MAX_WORKERS).unwrap();
 
 /// Lifts a reader of text to a reader of whatever the operating system passes.
-fn utf8<T>(
-    parse: impl FnOnce(&str) -> Result<T, Problem>,
-) -> impl FnOnce(&OsStr) -> Result<T, Problem> {
+fn utf8<T>(parse: impl FnOnce(&str) -> Result<T, Problem>) -> impl FnOnce(&OsStr) -> Result<T, Problem> {
     |text| parse(text.to_str().ok_or(Problem::NotUtf8)?)
 }
 
@@ -286,16 +236,12 @@ fn whole_number(text: &str) -> Result<u32, Problem> {
 }
 
 fn worker_count(workers: u32) -> Result<NonZeroU32, Problem> {
-    NonZeroU32::new(workers)
-        .filter(|&workers| workers <= WORKERS_LIMIT)
-        .ok_or(Problem::Workers)
+    NonZeroU32::new(workers).filter(|&workers| workers <= WORKERS_LIMIT).ok_or(Problem::Workers)
 }
 
 fn duration(text: &str) -> Result<Duration, Problem> {
     let text = text.trim();
-    let bare_number = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let bare_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     match humantime::parse_duration(text) {
         _ if bare_number && !text.is_empty() => Err(Problem::UnitMissing),
         Ok(duration) => Ok(duration),
@@ -305,19 +251,11 @@ fn duration(text: &str) -> Result<Duration, Problem> {
 }
 
 fn bounded(duration: Duration) -> Result<Duration, Problem> {
-    if duration > MAX_TIMEOUT {
-        Err(Problem::TooLong)
-    } else {
-        Ok(duration)
-    }
+    if duration > MAX_TIMEOUT { Err(Problem::TooLong) } else { Ok(duration) }
 }
 
 fn bounded_and_some(duration: Duration) -> Result<Duration, Problem> {
-    if duration.is_zero() {
-        Err(Problem::Zero)
-    } else {
-        bounded(duration)
-    }
+    if duration.is_zero() { Err(Problem::Zero) } else { bounded(duration) }
 }
 
 fn any_path(text: &OsStr) -> Result<PathBuf, Problem> {
@@ -334,9 +272,5 @@ fn file_path(path: PathBuf) -> Result<PathBuf, Problem> {
 
 fn socket_path(path: PathBuf) -> Result<PathBuf, Problem> {
     let length = path.as_os_str().len();
-    if length > MAX_SOCKET_PATH {
-        Err(Problem::SocketPathTooLong { length })
-    } else {
-        file_path(path)
-    }
+    if length > MAX_SOCKET_PATH { Err(Problem::SocketPathTooLong { length }) } else { file_path(path) }
 }

@@ -36,22 +36,10 @@ pub(crate) struct Answer {
 impl Connection {
     /// Connects to the master at `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, AskError> {
-        let failed = |source| AskError::NoMaster {
-            path: path.to_owned(),
-            source,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed)?;
-        let stream = runtime
-            .block_on(UnixStream::connect(path))
-            .map_err(failed)?;
-        Ok(Self {
-            path: path.to_owned(),
-            runtime,
-            stream,
-        })
+        let failed = |source| AskError::NoMaster { path: path.to_owned(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let stream = runtime.block_on(UnixStream::connect(path)).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), runtime, stream })
     }
 
     /// The process that listens at the other end, unless it lives in a pid namespace that we cannot see.
@@ -60,23 +48,12 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer, at most for `patience` if there is one.
-    pub(crate) fn ask(
-        self,
-        method: Method,
-        uri: &str,
-        patience: Option<Duration>,
-    ) -> Result<Answer, AskError> {
-        let Self {
-            path,
-            runtime,
-            stream,
-        } = self;
+    pub(crate) fn ask(self, method: Method, uri: &str, patience: Option<Duration>) -> Result<Answer, AskError> {
+        let Self { path, runtime, stream } = self;
         let asked = runtime.block_on(async {
             let exchange = exchange(stream, method, uri);
             match patience {
-                Some(patience) => timeout(patience, exchange)
-                    .await
-                    .unwrap_or(Err(Broken::TooSlow(patience))),
+                Some(patience) => timeout(patience, exchange).await.unwrap_or(Err(Broken::TooSlow(patience))),
                 None => exchange.await,
             }
         });
@@ -94,41 +71,26 @@ impl Answer {
             return self.parse();
         }
         let Refusal { error: reason } = self.parse()?;
-        Err(AskError::Refused {
-            path: self.path.clone(),
-            reason,
-        })
+        Err(AskError::Refused { path: self.path.clone(), reason })
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, AskError> {
-        serde_json::from_slice(&self.body).map_err(|source| AskError::Broken {
-            path: self.path.clone(),
-            source: Broken::Json(source),
-        })
+        serde_json::from_slice(&self.body)
+            .map_err(|source| AskError::Broken { path: self.path.clone(), source: Broken::Json(source) })
     }
 }
 
 /// More than the status of the largest master.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-async fn exchange(
-    stream: UnixStream,
-    method: Method,
-    uri: &str,
-) -> Result<(StatusCode, Bytes), Broken> {
+async fn exchange(stream: UnixStream, method: Method, uri: &str) -> Result<(StatusCode, Bytes), Broken> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder()
-        .method(method)
-        .uri(uri)
-        .header(header::HOST, "everport");
+    let request = Request::builder().method(method).uri(uri).header(header::HOST, "everport");
     let request = request.body(Empty::<Bytes>::new())?;
     let answer = async {
         let answer = sender.send_request(request).await?;
         let code = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(Broken::Body)?;
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(Broken::Body)?;
         Ok((code, body.to_bytes()))
     };
     tokio::pin!(answer);

@@ -190,10 +190,7 @@ pub(crate) mod tests {
     pub(crate) fn record() -> ReloadRecord {
         ReloadRecord {
             generation: Generation(3),
-            asked_by: AskedBy::Control {
-                pid: 812,
-                uid: 1000,
-            },
+            asked_by: AskedBy::Control { pid: 812, uid: 1000 },
             at: "2026-01-02T03:04:05Z".to_owned(),
             outcome: ReloadOutcome::Committed,
             reason: None,
@@ -277,38 +274,18 @@ pub(crate) mod tests {
 
     #[test]
     fn the_json_of_the_other_answers_is_this_and_no_other() {
-        let stopping = Stopping {
-            at_once: false,
-            drain_timeout_ms: 30_000,
-        };
-        assert_eq!(
-            serde_json::to_string(&stopping).unwrap(),
-            r#"{"at_once":false,"drain_timeout_ms":30000}"#
-        );
-        let refusal = Refusal {
-            error: "the master is stopping".to_owned(),
-        };
-        assert_eq!(
-            serde_json::to_string(&refusal).unwrap(),
-            r#"{"error":"the master is stopping"}"#
-        );
+        let stopping = Stopping { at_once: false, drain_timeout_ms: 30_000 };
+        assert_eq!(serde_json::to_string(&stopping).unwrap(), r#"{"at_once":false,"drain_timeout_ms":30000}"#);
+        let refusal = Refusal { error: "the master is stopping".to_owned() };
+        assert_eq!(serde_json::to_string(&refusal).unwrap(), r#"{"error":"the master is stopping"}"#);
         let signal = AskedBy::Signal { pid: 1, uid: 0 };
-        assert_eq!(
-            serde_json::to_string(&signal).unwrap(),
-            r#"{"by":"signal","pid":1,"uid":0}"#
-        );
+        assert_eq!(serde_json::to_string(&signal).unwrap(), r#"{"by":"signal","pid":1,"uid":0}"#);
     }
 
     #[test]
     fn a_field_of_a_newer_master_is_passed_over() {
         let newer = r#"{"at_once":true,"drain_timeout_ms":1,"mood":"fine"}"#;
         let stopping: Stopping = serde_json::from_str(newer).unwrap();
-        assert_eq!(
-            stopping,
-            Stopping {
-                at_once: true,
-                drain_timeout_ms: 1
-            }
-        );
+        assert_eq!(stopping, Stopping { at_once: true, drain_timeout_ms: 1 });
     }
 }

@@ -24,29 +24,16 @@ pub(crate) enum Request {
     /// Answer at once.
     Status { answer: oneshot::Sender<Status> },
     /// Reload, and answer with the outcome.
-    Reload {
-        client: Client,
-        answer: oneshot::Sender<ReloadRecord>,
-    },
+    Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
     /// Begin to stop, and answer at once.
-    Stop {
-        client: Client,
-        at_once: bool,
-        answer: oneshot::Sender<Stopping>,
-    },
+    Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
 }
 
 /// A queue for `capacity` requests.
 pub(super) fn queue(capacity: usize) -> io::Result<(Asker, Requests)> {
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let (sender, receiver) = sync_channel(capacity);
-    Ok((
-        Asker {
-            sender,
-            bell: Arc::clone(&bell),
-        },
-        Requests { receiver, bell },
-    ))
+    Ok((Asker { sender, bell: Arc::clone(&bell) }, Requests { receiver, bell }))
 }
 
 /// The loop's end. Its descriptor is readable when there is something to take.
@@ -80,17 +67,12 @@ pub(super) struct Asker {
 
 impl Asker {
     /// Puts a request before the loop and waits for its answer.
-    pub(super) async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
-    ) -> Result<T, Unanswered> {
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        self.sender
-            .try_send(request(answer))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => Unanswered::Busy,
-                TrySendError::Disconnected(_) => Unanswered::Stopping,
-            })?;
+        self.sender.try_send(request(answer)).map_err(|error| match error {
+            TrySendError::Full(_) => Unanswered::Busy,
+            TrySendError::Disconnected(_) => Unanswered::Stopping,
+        })?;
         // It fails only when the counter is full, and then the bell rings anyway.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
         answered.await.map_err(|_| Unanswered::Stopping)

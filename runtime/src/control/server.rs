@@ -49,9 +49,7 @@ impl Server {
         let error = |operation| Error::io(operation, &format_args!("the control socket {path:?}"));
         let (listener, file) = socket::bind(path)?;
         let (asker, requests) = queue(limits.connections).map_err(error("make an eventfd for"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(error("make a runtime for"))?;
         let listener = {
             let _context = runtime.enter();
@@ -62,14 +60,7 @@ impl Server {
             .name("everport-control".to_owned())
             .spawn(move || runtime.block_on(serve(listener, asker, limits, stopped)))
             .map_err(error("start the thread of"))?;
-        Ok((
-            Self {
-                stop: Some(stop),
-                thread: Some(thread),
-                _file: file,
-            },
-            requests,
-        ))
+        Ok((Self { stop: Some(stop), thread: Some(thread), _file: file }, requests))
     }
 }
 
@@ -98,12 +89,8 @@ pub(super) struct Limits {
 }
 
 /// Plenty for operators and their scripts, and next to nothing for the master.
-const LIMITS: Limits = Limits {
-    connections: 32,
-    waiting: 16,
-    deadline: Duration::from_secs(10),
-    answer: Duration::from_secs(5),
-};
+const LIMITS: Limits =
+    Limits { connections: 32, waiting: 16, deadline: Duration::from_secs(10), answer: Duration::from_secs(5) };
 
 /// How long answers under way may still take when the master ends.
 const FINISH_DEADLINE: Duration = Duration::from_millis(500);
@@ -114,12 +101,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest head of a request; ours have a line and a few headers.
 const MAX_HEAD: usize = 16 * 1024;
 
-async fn serve(
-    listener: UnixListener,
-    asker: Asker,
-    limits: Limits,
-    mut stopped: oneshot::Receiver<()>,
-) {
+async fn serve(listener: UnixListener, asker: Asker, limits: Limits, mut stopped: oneshot::Receiver<()>) {
     let waiting = Arc::new(Semaphore::new(limits.waiting));
     let mut connections = JoinSet::new();
     let mut failing = false;
@@ -147,10 +129,7 @@ async fn serve(
         }
     }
     drop(listener);
-    let finished = timeout(FINISH_DEADLINE, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let finished = timeout(FINISH_DEADLINE, async { while connections.join_next().await.is_some() {} }).await;
     if finished.is_err() {
         debug!("control connections cut");
     }
@@ -161,12 +140,7 @@ async fn serve(
 /// The mode of the socket says the same, but a mode can be changed.
 fn identify(stream: &UnixStream) -> Option<Client> {
     let peer = stream.peer_cred().ok()?;
-    let (uid, pid) = (
-        peer.uid(),
-        peer.pid()
-            .and_then(|pid| u32::try_from(pid).ok())
-            .unwrap_or(0),
-    );
+    let (uid, pid) = (peer.uid(), peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0));
     if uid == 0 || uid == rustix::process::geteuid().as_raw() {
         return Some(Client { pid, uid });
     }
@@ -178,10 +152,8 @@ fn identify(stream: &UnixStream) -> Option<Client> {
 async fn converse(stream: UnixStream, caller: Caller) {
     let clock = caller.clock.clone();
     let service = TowerToHyperService::new(router(caller));
-    let connection = http1::Builder::new()
-        .keep_alive(false)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+    let connection =
+        http1::Builder::new().keep_alive(false).max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         ended = connection => if let Err(error) = ended {
             debug!(%error, "control connection failed");
@@ -205,17 +177,9 @@ fn router(caller: Caller) -> Router {
         .route("/status", get(status))
         .route("/reload", post(reload))
         .route("/stop", post(stop))
-        .fallback(async || {
-            refuse(
-                StatusCode::NOT_FOUND,
-                "no such path: ask for /status, /reload or /stop",
-            )
-        })
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path: ask for /status, /reload or /stop"))
         .method_not_allowed_fallback(async || {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "GET /status, POST /reload and POST /stop only",
-            )
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "GET /status, POST /reload and POST /stop only")
         })
         .with_state(caller)
 }
@@ -227,18 +191,10 @@ async fn status(State(caller): State<Caller>) -> Response {
 
 async fn reload(State(caller): State<Caller>) -> Response {
     let Ok(_place) = caller.waiting.try_acquire() else {
-        return respond(Err::<(), _>(Unanswered::TooManyWaiting), |()| {
-            StatusCode::OK
-        });
+        return respond(Err::<(), _>(Unanswered::TooManyWaiting), |()| StatusCode::OK);
     };
     let _stopped = caller.clock.stop();
-    let record = caller
-        .asker
-        .ask(|answer| Request::Reload {
-            client: caller.client,
-            answer,
-        })
-        .await;
+    let record = caller.asker.ask(|answer| Request::Reload { client: caller.client, answer }).await;
     respond(record, |record| match record.outcome {
         ReloadOutcome::Committed => StatusCode::OK,
         ReloadOutcome::RolledBack => StatusCode::CONFLICT,
@@ -251,39 +207,19 @@ struct StopQuery {
     now: bool,
 }
 
-async fn stop(
-    State(caller): State<Caller>,
-    query: Result<Query<StopQuery>, QueryRejection>,
-) -> Response {
+async fn stop(State(caller): State<Caller>, query: Result<Query<StopQuery>, QueryRejection>) -> Response {
     let Ok(Query(StopQuery { now })) = query else {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "want /stop, /stop?now=true or /stop?now=false",
-        );
+        return refuse(StatusCode::BAD_REQUEST, "want /stop, /stop?now=true or /stop?now=false");
     };
-    let asked = caller.asker.ask(|answer| Request::Stop {
-        client: caller.client,
-        at_once: now,
-        answer,
-    });
-    respond(soon(asked, caller.limits.answer).await, |_| {
-        StatusCode::ACCEPTED
-    })
+    let asked = caller.asker.ask(|answer| Request::Stop { client: caller.client, at_once: now, answer });
+    respond(soon(asked, caller.limits.answer).await, |_| StatusCode::ACCEPTED)
 }
 
-async fn soon<T>(
-    asked: impl Future<Output = Result<T, Unanswered>>,
-    limit: Duration,
-) -> Result<T, Unanswered> {
-    timeout(limit, asked)
-        .await
-        .unwrap_or(Err(Unanswered::TooSlow))
+async fn soon<T>(asked: impl Future<Output = Result<T, Unanswered>>, limit: Duration) -> Result<T, Unanswered> {
+    timeout(limit, asked).await.unwrap_or(Err(Unanswered::TooSlow))
 }
 
-fn respond<T: Serialize>(
-    answer: Result<T, Unanswered>,
-    code: impl FnOnce(&T) -> StatusCode,
-) -> Response {
+fn respond<T: Serialize>(answer: Result<T, Unanswered>, code: impl FnOnce(&T) -> StatusCode) -> Response {
     match answer {
         Ok(answer) => (code(&answer), Json(answer)).into_response(),
         Err(unanswered) => refuse(StatusCode::SERVICE_UNAVAILABLE, unanswered),
@@ -291,13 +227,7 @@ fn respond<T: Serialize>(
 }
 
 fn refuse(code: StatusCode, reason: impl ToString) -> Response {
-    (
-        code,
-        Json(Refusal {
-            error: reason.to_string(),
-        }),
-    )
-        .into_response()
+    (code, Json(Refusal { error: reason.to_string() })).into_response()
 }
 
 /// A connection's clock. It stands still while the client waits for the outcome of a reload.
@@ -309,10 +239,7 @@ struct Clock {
 
 impl Clock {
     fn start(limit: Duration) -> Self {
-        Self {
-            runs: Arc::new(watch::Sender::new(true)),
-            limit,
-        }
+        Self { runs: Arc::new(watch::Sender::new(true)), limit }
     }
 
     fn stop(&self) -> StoppedClock<'_> {
@@ -325,10 +252,7 @@ impl Clock {
         let mut runs = self.runs.subscribe();
         // `self` holds the sender, so waiting for it cannot fail.
         while runs.wait_for(|&runs| runs).await.is_ok() {
-            if timeout(self.limit, runs.wait_for(|&runs| !runs))
-                .await
-                .is_err()
-            {
+            if timeout(self.limit, runs.wait_for(|&runs| !runs)).await.is_err() {
                 return;
             }
         }

@@ -32,10 +32,7 @@ pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock = PidFile::create(Path::new(&lock_path)).map_err(|failure| match failure {
-        Error::PidFileTaken { pid, .. } => Error::ControlTaken {
-            path: path.to_owned(),
-            pid,
-        },
+        Error::PidFileTaken { pid, .. } => Error::ControlTaken { path: path.to_owned(), pid },
         Error::Io { source, .. } => error("create the lock of")(source),
         other => other,
     })?;
@@ -49,20 +46,12 @@ pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     };
     let listener = listener.map_err(|errno| error("bind")(errno.into()))?;
     let file = fs::symlink_metadata(path).map_err(error("inspect"))?;
-    Ok((
-        listener.into(),
-        SocketFile {
-            path: path.to_owned(),
-            identity: (file.dev(), file.ino()),
-            _lock: lock,
-        },
-    ))
+    Ok((listener.into(), SocketFile { path: path.to_owned(), identity: (file.dev(), file.ino()), _lock: lock }))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             warn!(path = %self.path.display(), %error, "control socket not removed");
         }
@@ -91,19 +80,13 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<()> {
     let error = |operation| Error::io(operation, &format_args!("the control socket {path:?}"));
     let file = fs::symlink_metadata(path).map_err(error("inspect"))?;
     if !file.file_type().is_socket() {
-        return Err(error("bind")(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "there is a file that is no socket",
-        )));
+        return Err(error("bind")(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket")));
     }
     let probe = socket().map_err(|errno| error("probe")(errno.into()))?;
     match rustix::net::connect(&probe, address) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(error("remove the stale")),
         // Accepted, or its backlog is full: somebody is there.
-        Ok(()) | Err(Errno::AGAIN) => Err(Error::ControlTaken {
-            path: path.to_owned(),
-            pid: None,
-        }),
+        Ok(()) | Err(Errno::AGAIN) => Err(Error::ControlTaken { path: path.to_owned(), pid: None }),
         Err(errno) => Err(error("probe")(errno.into())),
     }
 }
@@ -123,10 +106,7 @@ mod tests {
         let _taken = bind(&path).unwrap();
         let error = bind(&path).unwrap_err();
         let holder = process::id();
-        assert_eq!(
-            error.to_string(),
-            format!("the control socket {path:?} is taken by process {holder}")
-        );
+        assert_eq!(error.to_string(), format!("the control socket {path:?} is taken by process {holder}"));
         UnixStream::connect(&path).unwrap();
     }
 
@@ -135,10 +115,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let _listener = UnixListener::bind(&path).unwrap();
-        assert!(matches!(
-            bind(&path),
-            Err(Error::ControlTaken { pid: None, .. })
-        ));
+        assert!(matches!(bind(&path), Err(Error::ControlTaken { pid: None, .. })));
         UnixStream::connect(&path).unwrap();
     }
 
@@ -180,9 +157,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing/control");
         let error = bind(&path).unwrap_err();
-        let Error::Io { object, source, .. } = error else {
-            panic!("{error}")
-        };
+        let Error::Io { object, source, .. } = error else { panic!("{error}") };
         assert_eq!(object, format!("the control socket {path:?}"));
         assert_eq!(source.kind(), ErrorKind::NotFound);
     }

@@ -17,9 +17,7 @@ use everport_handoff::id::{Generation, WorkerId};
 
 use super::listeners::Admission;
 use super::supervision::WorkerState;
-use super::{
-    Action, Exit, Failure, ListenerId, Machine, Outcome, Phases, RequestId, Spread, Ticket,
-};
+use super::{Action, Exit, Failure, ListenerId, Machine, Outcome, Phases, RequestId, Spread, Ticket};
 
 /// What the master is about.
 #[derive(Debug)]
@@ -31,12 +29,7 @@ pub(super) enum Course {
     /// When one generation is active.
     Serving { active: Generation },
     /// When the next generation starts beside the active one. Waits for all its workers.
-    Reloading {
-        active: Generation,
-        next: Generation,
-        since: Instant,
-        tickets: Vec<Ticket>,
-    },
+    Reloading { active: Generation, next: Generation, since: Instant, tickets: Vec<Ticket> },
     /// When the master stops: waits until nothing is queued or untaken any more, at the latest until then.
     Settling { until: Instant },
     /// When every worker drains or was killed. Waits for the last one to go.
@@ -62,10 +55,9 @@ impl GenerationState {
     /// When the generation came into this state.
     pub(crate) fn since(self) -> Instant {
         match self {
-            Self::Starting { since }
-            | Self::Active { since }
-            | Self::Draining { since }
-            | Self::Failed { since } => since,
+            Self::Starting { since } | Self::Active { since } | Self::Draining { since } | Self::Failed { since } => {
+                since
+            }
         }
     }
 }
@@ -88,18 +80,13 @@ impl Machine {
         self.pending.push(ticket);
         match self.course {
             Course::Serving { .. } => self.begin_pending(now, actions),
-            Course::Settling { .. } | Course::Ending { .. } | Course::Finished => {
-                self.refuse_pending(actions)
-            }
+            Course::Settling { .. } | Course::Ending { .. } | Course::Finished => self.refuse_pending(actions),
             Course::New | Course::First { .. } | Course::Reloading { .. } => {}
         }
     }
 
     pub(super) fn stop_asked(&mut self, at_once: bool, now: Instant, actions: &mut Vec<Action>) {
-        let was_serving = matches!(
-            self.course,
-            Course::Serving { .. } | Course::Reloading { .. }
-        );
+        let was_serving = matches!(self.course, Course::Serving { .. } | Course::Reloading { .. });
         if let Course::Reloading { next, .. } = self.course {
             self.fail(next, Failure::Stopped, now, actions);
         }
@@ -111,18 +98,12 @@ impl Machine {
             };
             self.end_at_once(failure, now, actions);
         } else if was_serving {
-            self.course = Course::Settling {
-                until: now + SETTLE,
-            };
+            self.course = Course::Settling { until: now + SETTLE };
             self.scheduler.close_intake();
             for generation in self.generations.keys() {
                 self.supervision.vacate(*generation);
             }
-            self.kill_where(
-                |state| matches!(state, WorkerState::Starting { .. }),
-                now,
-                actions,
-            );
+            self.kill_where(|state| matches!(state, WorkerState::Starting { .. }), now, actions);
         }
     }
 
@@ -133,12 +114,8 @@ impl Machine {
                 self.end_gracefully(now, actions);
                 true
             }
-            Course::Ending { failure }
-                if self.supervision.is_empty() && self.scheduler.is_empty() =>
-            {
-                actions.push(Action::Finish {
-                    failure: failure.take(),
-                });
+            Course::Ending { failure } if self.supervision.is_empty() && self.scheduler.is_empty() => {
+                actions.push(Action::Finish { failure: failure.take() });
                 self.course = Course::Finished;
                 true
             }
@@ -174,9 +151,7 @@ impl Machine {
             Some(GenerationState::Active { .. }) => {
                 self.activate(id, now, actions);
                 for other in self.supervision.of_slot(worker.generation, worker.slot) {
-                    if let Some(WorkerState::Leaving { .. }) =
-                        self.supervision.get(other).map(|other| other.state)
-                    {
+                    if let Some(WorkerState::Leaving { .. }) = self.supervision.get(other).map(|other| other.state) {
                         self.drain(other, now, actions);
                     }
                 }
@@ -193,10 +168,7 @@ impl Machine {
         };
         match worker.state {
             WorkerState::Starting { .. } | WorkerState::Ready { .. } => {
-                let failure = Failure::Left {
-                    slot: worker.slot,
-                    worker: id,
-                };
+                let failure = Failure::Left { slot: worker.slot, worker: id };
                 self.could_not_start(id, failure, now, actions);
             }
             // A stop drains everybody soon.
@@ -220,81 +192,28 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         if let Some(worker) = self.supervision.get(id) {
-            self.could_not_start(
-                id,
-                Failure::Incompatible {
-                    slot: worker.slot,
-                    worker: id,
-                    reason,
-                },
-                now,
-                actions,
-            );
+            self.could_not_start(id, Failure::Incompatible { slot: worker.slot, worker: id, reason }, now, actions);
         }
     }
 
-    pub(super) fn worker_broke(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn worker_broke(&mut self, id: WorkerId, reason: String, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.distrust(id, actions);
-            self.could_not_start(
-                id,
-                Failure::Broke {
-                    slot: worker.slot,
-                    worker: id,
-                    reason,
-                },
-                now,
-                actions,
-            );
+            self.could_not_start(id, Failure::Broke { slot: worker.slot, worker: id, reason }, now, actions);
         }
     }
 
-    pub(super) fn worker_exited(
-        &mut self,
-        id: WorkerId,
-        exit: Exit,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn worker_exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.exited(id, actions);
-            self.worker_gone(
-                id,
-                Failure::Exited {
-                    slot: worker.slot,
-                    worker: id,
-                    exit,
-                },
-                now,
-                actions,
-            );
+            self.worker_gone(id, Failure::Exited { slot: worker.slot, worker: id, exit }, now, actions);
         }
     }
 
-    pub(super) fn spawn_failed(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.never_started(id);
-            self.worker_gone(
-                id,
-                Failure::SpawnFailed {
-                    slot: worker.slot,
-                    reason,
-                },
-                now,
-                actions,
-            );
+            self.worker_gone(id, Failure::SpawnFailed { slot: worker.slot, reason }, now, actions);
         }
     }
 
@@ -308,17 +227,11 @@ impl Machine {
             match worker.state {
                 WorkerState::Starting { .. } => {
                     let after = self.settings.ready_timeout;
-                    let failure = Failure::NotReady {
-                        slot: worker.slot,
-                        worker: id,
-                        after,
-                    };
+                    let failure = Failure::NotReady { slot: worker.slot, worker: id, after };
                     self.could_not_start(id, failure, now, actions);
                 }
                 WorkerState::Leaving { .. } => self.drain(id, now, actions),
-                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. }
-                    if deadline <= now =>
-                {
+                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. } if deadline <= now => {
                     self.kill(id, now, actions);
                 }
                 _ => {}
@@ -342,20 +255,12 @@ impl Machine {
             let claimant = counts.then_some((worker.generation, worker.slot));
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted(spread) => {
-                    actions.push(Action::AnswerListen {
-                        worker: id,
-                        request,
-                        listener,
-                    });
+                    actions.push(Action::AnswerListen { worker: id, request, listener });
                     if spread == Spread::Offered {
                         self.scheduler.add_use(id, listener);
                     }
                 }
-                Admission::InUse => actions.push(Action::RefuseListen {
-                    worker: id,
-                    request,
-                    listener,
-                }),
+                Admission::InUse => actions.push(Action::RefuseListen { worker: id, request, listener }),
                 Admission::Unknown => {}
             }
         }
@@ -363,12 +268,7 @@ impl Machine {
         self.close_unclaimed(actions);
     }
 
-    pub(super) fn listener_closed(
-        &mut self,
-        id: WorkerId,
-        listener: ListenerId,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn listener_closed(&mut self, id: WorkerId, listener: ListenerId, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
@@ -386,15 +286,9 @@ impl Machine {
         Generation(self.last_generation + 1)
     }
 
-    fn start_generation(
-        &mut self,
-        generation: Generation,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn start_generation(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
         self.last_generation = generation.0;
-        self.generations
-            .insert(generation, GenerationState::Starting { since: now });
+        self.generations.insert(generation, GenerationState::Starting { since: now });
         self.supervision.add_generation(generation, now);
         self.fill_slots(now, actions);
         if self.supervision.all_ready(generation) {
@@ -406,16 +300,8 @@ impl Machine {
         if let (Course::Serving { active }, false) = (&self.course, self.pending.is_empty()) {
             let (active, next) = (*active, self.next_generation());
             let tickets = std::mem::take(&mut self.pending);
-            actions.push(Action::ReloadStarted {
-                generation: next,
-                tickets: tickets.clone(),
-            });
-            self.course = Course::Reloading {
-                active,
-                next,
-                since: now,
-                tickets,
-            };
+            actions.push(Action::ReloadStarted { generation: next, tickets: tickets.clone() });
+            self.course = Course::Reloading { active, next, since: now, tickets };
             self.start_generation(next, now, actions);
         }
     }
@@ -434,47 +320,28 @@ impl Machine {
 
     fn commit(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.course, Course::Serving { active: generation });
-        self.generations
-            .insert(generation, GenerationState::Active { since: now });
+        self.generations.insert(generation, GenerationState::Active { since: now });
         for worker in self.supervision.of_generation(generation) {
             self.activate(worker, now, actions);
         }
-        if let Course::Reloading {
-            active: old,
-            since,
-            tickets,
-            ..
-        } = before
-        {
+        if let Course::Reloading { active: old, since, tickets, .. } = before {
             self.retire(old, now, actions);
             self.close_unclaimed(actions);
-            let phases = Phases {
-                starting: now.saturating_duration_since(since),
-            };
-            actions.push(Action::ReloadEnded {
-                generation,
-                tickets,
-                outcome: Outcome::Committed,
-                phases,
-            });
+            let phases = Phases { starting: now.saturating_duration_since(since) };
+            actions.push(Action::ReloadEnded { generation, tickets, outcome: Outcome::Committed, phases });
         }
         self.begin_pending(now, actions);
     }
 
     /// The generation was replaced: those that serve drain, those that never served are killed.
     fn retire(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
-        self.generations
-            .insert(generation, GenerationState::Draining { since: now });
+        self.generations.insert(generation, GenerationState::Draining { since: now });
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
         for id in self.supervision.of_generation(generation) {
             match self.supervision.get(id).map(|worker| worker.state) {
-                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => {
-                    self.kill(id, now, actions)
-                }
-                Some(WorkerState::Active { .. } | WorkerState::Leaving { .. }) => {
-                    self.drain(id, now, actions)
-                }
+                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
+                Some(WorkerState::Active { .. } | WorkerState::Leaving { .. }) => self.drain(id, now, actions),
                 _ => {}
             }
         }
@@ -482,15 +349,8 @@ impl Machine {
     }
 
     /// A starting generation cannot start.
-    fn fail(
-        &mut self,
-        generation: Generation,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        self.generations
-            .insert(generation, GenerationState::Failed { since: now });
+    fn fail(&mut self, generation: Generation, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+        self.generations.insert(generation, GenerationState::Failed { since: now });
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
         let killed = self.supervision.of_generation(generation);
@@ -499,25 +359,13 @@ impl Machine {
         }
         self.drop_generation_if_gone(generation);
         match std::mem::replace(&mut self.course, Course::Finished) {
-            Course::Reloading {
-                active,
-                since,
-                tickets,
-                ..
-            } => {
+            Course::Reloading { active, since, tickets, .. } => {
                 let stopping = failure == Failure::Stopped;
-                let phases = Phases {
-                    starting: now.saturating_duration_since(since),
-                };
+                let phases = Phases { starting: now.saturating_duration_since(since) };
                 let outcome = Outcome::RolledBack(failure);
                 self.course = Course::Serving { active };
                 self.close_unclaimed(actions);
-                actions.push(Action::ReloadEnded {
-                    generation,
-                    tickets,
-                    outcome,
-                    phases,
-                });
+                actions.push(Action::ReloadEnded { generation, tickets, outcome, phases });
                 if !stopping {
                     self.begin_pending(now, actions);
                 }
@@ -532,31 +380,17 @@ impl Machine {
 
     /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
-    fn could_not_start(
-        &mut self,
-        id: WorkerId,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn could_not_start(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
         match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => {
-                self.fail(worker.generation, failure, now, actions)
-            }
+            Some(GenerationState::Starting { .. }) => self.fail(worker.generation, failure, now, actions),
             _ => self.kill(id, now, actions),
         }
     }
 
-    fn worker_gone(
-        &mut self,
-        id: WorkerId,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn worker_gone(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
@@ -641,18 +475,9 @@ impl Machine {
         }
     }
 
-    fn kill_where(
-        &mut self,
-        doomed: impl Fn(WorkerState) -> bool,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let workers: Vec<_> = self
-            .supervision
-            .workers()
-            .filter(|(_, worker)| doomed(worker.state))
-            .map(|(id, _)| id)
-            .collect();
+    fn kill_where(&mut self, doomed: impl Fn(WorkerState) -> bool, now: Instant, actions: &mut Vec<Action>) {
+        let workers: Vec<_> =
+            self.supervision.workers().filter(|(_, worker)| doomed(worker.state)).map(|(id, _)| id).collect();
         for worker in workers {
             self.kill(worker, now, actions);
         }
@@ -665,8 +490,7 @@ impl Machine {
         };
         if self.supervision.is_served(worker.generation, worker.slot) {
             let workers = self.supervision.of_slot(worker.generation, worker.slot);
-            self.listeners
-                .limit_claims((worker.generation, worker.slot), &workers);
+            self.listeners.limit_claims((worker.generation, worker.slot), &workers);
             self.close_unclaimed(actions);
         }
     }

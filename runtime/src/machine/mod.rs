@@ -98,41 +98,20 @@ pub(crate) enum Event {
     WorkerExited { worker: WorkerId, exit: Exit },
 
     /// When the master has bound or adopted a listener.
-    ListenerBound {
-        listener: ListenerId,
-        spread: Spread,
-        configured: bool,
-    },
+    ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
     /// When a worker asked for a listener that the master holds (bound just now or before).
-    ListenAsked {
-        worker: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-    },
+    ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// When a worker closed its side of a listener.
-    ListenerClosed {
-        worker: WorkerId,
-        listener: ListenerId,
-    },
+    ListenerClosed { worker: WorkerId, listener: ListenerId },
 
     /// When the master accepted a connection.
-    Accepted {
-        listener: ListenerId,
-        connection: ConnectionId,
-    },
+    Accepted { listener: ListenerId, connection: ConnectionId },
     /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
     AcceptExhausted,
     /// When an offer changed hands.
-    Settled {
-        worker: WorkerId,
-        connection: ConnectionId,
-        how: Settled,
-    },
+    Settled { worker: WorkerId, connection: ConnectionId, how: Settled },
     /// When an offer could not be sent: the channel is full. The worker never saw it and its word is free again.
-    OfferFailed {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    OfferFailed { worker: WorkerId, connection: ConnectionId },
     /// When the channel of `OfferFailed` has room again.
     ChannelWritable { worker: WorkerId },
     /// When a worker's heartbeat moved since it was last looked at.
@@ -143,11 +122,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
-    Spawn {
-        worker: WorkerId,
-        slot: Slot,
-        generation: Generation,
-    },
+    Spawn { worker: WorkerId, slot: Slot, generation: Generation },
     /// Kill a worker's process group at once.
     Kill { worker: WorkerId },
     /// Tell a worker that it may accept.
@@ -161,17 +136,9 @@ pub(crate) enum Action {
     Forget { worker: WorkerId },
 
     /// Answer a worker's `Listen`: the listener is its to use.
-    AnswerListen {
-        worker: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-    },
+    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
-    RefuseListen {
-        worker: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-    },
+    RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Close a listener: nobody uses it any more.
     CloseListener { listener: ListenerId },
 
@@ -180,16 +147,10 @@ pub(crate) enum Action {
     /// Leave further connections in the kernel's backlog.
     StopAccepting { listener: ListenerId },
     /// Offer a connection. Fails with `OfferFailed`, else it is settled on the board.
-    Offer {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    Offer { worker: WorkerId, connection: ConnectionId },
     /// Revoke an offer. Answered at once by `Settled`: `Revoked`, or how the worker settled it first.
     /// For a dead worker too: its forked child may share the board.
-    Revoke {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    Revoke { worker: WorkerId, connection: ConnectionId },
     /// Ask a worker to beat. Answered by `Beat`, if it is not hung.
     AskBeat { worker: WorkerId },
     /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
@@ -197,28 +158,17 @@ pub(crate) enum Action {
     Ring { worker: WorkerId, on: bool },
     /// Free the word of an offer that the worker refused, or took: then it comes after `Close` of that connection.
     /// Words of a dead worker are not freed: `Forget` drops its board.
-    FreeWord {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    FreeWord { worker: WorkerId, connection: ConnectionId },
     /// Close the master's copy of a connection.
     Close { connection: ConnectionId },
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
     /// A reload has begun.
-    ReloadStarted {
-        generation: Generation,
-        tickets: Vec<Ticket>,
-    },
+    ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
     /// A reload has ended, for all who wait for it. One that a stop kept from beginning ends without a `ReloadStarted`,
     /// with the number that it would have had.
-    ReloadEnded {
-        generation: Generation,
-        tickets: Vec<Ticket>,
-        outcome: Outcome,
-        phases: Phases,
-    },
+    ReloadEnded { generation: Generation, tickets: Vec<Ticket>, outcome: Outcome, phases: Phases },
     /// The master is done: every worker has gone.
     Finish { failure: Option<Failure> },
 }
@@ -238,29 +188,13 @@ pub(crate) enum Failure {
     /// A worker's process could not be started.
     SpawnFailed { slot: Slot, reason: String },
     /// A worker ended before it was ready.
-    Exited {
-        slot: Slot,
-        worker: WorkerId,
-        exit: Exit,
-    },
+    Exited { slot: Slot, worker: WorkerId, exit: Exit },
     /// A worker was not ready in time.
-    NotReady {
-        slot: Slot,
-        worker: WorkerId,
-        after: Duration,
-    },
+    NotReady { slot: Slot, worker: WorkerId, after: Duration },
     /// A worker speaks no version of the protocol that this master speaks.
-    Incompatible {
-        slot: Slot,
-        worker: WorkerId,
-        reason: String,
-    },
+    Incompatible { slot: Slot, worker: WorkerId, reason: String },
     /// A worker broke the protocol before it was ready.
-    Broke {
-        slot: Slot,
-        worker: WorkerId,
-        reason: String,
-    },
+    Broke { slot: Slot, worker: WorkerId, reason: String },
     /// A worker asked to leave before it was ready.
     Left { slot: Slot, worker: WorkerId },
     /// The master was told to stop.
@@ -327,10 +261,7 @@ pub(crate) enum ReloadView {
     /// When one begins as soon as the first generation is active.
     Pending,
     /// When a generation is starting, and whether another reload waits behind it.
-    Running {
-        generation: Generation,
-        pending: bool,
-    },
+    Running { generation: Generation, pending: bool },
 }
 
 /// Everything that the master decides.
@@ -385,10 +316,7 @@ impl Machine {
         if let Course::Finished = self.course {
             return None;
         }
-        [self.scheduler.next_deadline(), self.lifecycle_deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.scheduler.next_deadline(), self.lifecycle_deadline].into_iter().flatten().min()
     }
 
     /// How many more connections of this listener the shell may accept now.
@@ -410,9 +338,7 @@ impl Machine {
 
     /// The generations that are starting or active, or have workers left, by age.
     pub(crate) fn generations(&self) -> impl Iterator<Item = (Generation, GenerationState)> {
-        self.generations
-            .iter()
-            .map(|(generation, state)| (*generation, *state))
+        self.generations.iter().map(|(generation, state)| (*generation, *state))
     }
 
     /// How many accepted connections of a listener wait for a worker.
@@ -422,18 +348,14 @@ impl Machine {
 
     /// Whether the master stops, or has stopped.
     pub(crate) fn is_stopping(&self) -> bool {
-        matches!(
-            self.course,
-            Course::Settling { .. } | Course::Ending { .. } | Course::Finished
-        )
+        matches!(self.course, Course::Settling { .. } | Course::Ending { .. } | Course::Finished)
     }
 
     pub(crate) fn reload(&self) -> ReloadView {
         match self.course {
-            Course::Reloading { next, .. } => ReloadView::Running {
-                generation: next,
-                pending: !self.pending.is_empty(),
-            },
+            Course::Reloading { next, .. } => {
+                ReloadView::Running { generation: next, pending: !self.pending.is_empty() }
+            }
             _ if self.pending.is_empty() => ReloadView::None,
             _ => ReloadView::Pending,
         }
@@ -450,13 +372,10 @@ impl Machine {
             }
             Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
             Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
-            Event::Accepted {
-                listener,
-                connection,
-            } => self.scheduler.has_lane(*listener) && !self.scheduler.knows(*connection),
-            Event::OfferFailed { worker, connection } => {
-                self.scheduler.is_on_offer(*worker, *connection)
+            Event::Accepted { listener, connection } => {
+                self.scheduler.has_lane(*listener) && !self.scheduler.knows(*connection)
             }
+            Event::OfferFailed { worker, connection } => self.scheduler.is_on_offer(*worker, *connection),
             _ => true,
         }
     }
@@ -476,34 +395,19 @@ impl Machine {
             changed = true;
         }
         if changed {
-            self.lifecycle_deadline = self
-                .supervision
-                .next_deadline()
-                .into_iter()
-                .chain(self.settling_until())
-                .min();
+            self.lifecycle_deadline = self.supervision.next_deadline().into_iter().chain(self.settling_until()).min();
         }
     }
 
     /// What comes once per connection or more often. Returns whether it was that.
     fn feed_traffic(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) -> bool {
         match *event {
-            Event::Accepted {
-                listener,
-                connection,
-            } => self.scheduler.accepted(listener, connection, actions),
+            Event::Accepted { listener, connection } => self.scheduler.accepted(listener, connection, actions),
             Event::AcceptExhausted => self.scheduler.exhausted(now),
-            Event::Settled {
-                worker,
-                connection,
-                how,
-            } => {
-                self.scheduler
-                    .settled(worker, connection, how, now, actions);
+            Event::Settled { worker, connection, how } => {
+                self.scheduler.settled(worker, connection, how, now, actions);
             }
-            Event::OfferFailed { worker, connection } => {
-                self.scheduler.offer_failed(worker, connection, actions)
-            }
+            Event::OfferFailed { worker, connection } => self.scheduler.offer_failed(worker, connection, actions),
             Event::ChannelWritable { worker } => self.scheduler.writable(worker),
             Event::Beat { worker } => self.scheduler.alive(worker, now),
             _ => return false,
@@ -520,37 +424,21 @@ impl Machine {
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
-            Event::SpawnFailed { worker, reason } => {
-                self.spawn_failed(worker, reason, now, actions)
-            }
-            Event::WorkerIncompatible { worker, reason } => {
-                self.worker_incompatible(worker, reason, now, actions)
-            }
+            Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
+            Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
             Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
             Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
-            Event::WorkerBroke { worker, reason } => {
-                self.worker_broke(worker, reason, now, actions)
-            }
+            Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
-            Event::ListenerBound {
-                listener,
-                spread,
-                configured,
-            } => {
+            Event::ListenerBound { listener, spread, configured } => {
                 self.listeners.bound(listener, spread, configured);
                 if spread == Spread::Offered {
                     self.scheduler.open(listener);
                 }
             }
-            Event::ListenAsked {
-                worker,
-                request,
-                listener,
-            } => self.listen_asked(worker, request, listener, actions),
-            Event::ListenerClosed { worker, listener } => {
-                self.listener_closed(worker, listener, actions)
-            }
+            Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
+            Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
             Event::Accepted { .. }
             | Event::AcceptExhausted
             | Event::Settled { .. }

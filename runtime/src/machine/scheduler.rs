@@ -128,9 +128,7 @@ impl Scheduler {
             overdue: BTreeSet::new(),
             held: VecDeque::new(),
             ask_again: None,
-            intake: Intake::Open {
-                pause: INTAKE_PAUSE,
-            },
+            intake: Intake::Open { pause: INTAKE_PAUSE },
             stirred: Vec::new(),
             touched: Vec::new(),
         }
@@ -198,10 +196,7 @@ impl Scheduler {
             return;
         };
         if activated.standing == Standing::Idle {
-            activated.standing = Standing::Active {
-                pace: Pace::Prompt,
-                channel: Channel::Open,
-            };
+            activated.standing = Standing::Active { pace: Pace::Prompt, channel: Channel::Open };
             self.seat(worker);
             self.recount_all(worker);
             self.serve_held(worker, now, actions);
@@ -240,15 +235,9 @@ impl Scheduler {
 
     /// Whether nothing waits that an active worker could still be given.
     pub(super) fn is_settled(&self) -> bool {
-        let mut active = self
-            .workers
-            .values()
-            .filter(|worker| worker.is_active())
-            .peekable();
+        let mut active = self.workers.values().filter(|worker| worker.is_active()).peekable();
         let nobody = active.peek().is_none();
-        nobody
-            || (active.all(|worker| worker.untaken() == 0)
-                && self.lanes.values().all(|lane| lane.waiting() == 0))
+        nobody || (active.all(|worker| worker.untaken() == 0) && self.lanes.values().all(|lane| lane.waiting() == 0))
     }
 
     /// Whether every worker has been forgotten.
@@ -257,9 +246,7 @@ impl Scheduler {
     }
 
     pub(super) fn counters(&self, worker: WorkerId) -> Counters {
-        self.workers
-            .get(&worker)
-            .map_or_else(Counters::default, |worker| worker.counters)
+        self.workers.get(&worker).map_or_else(Counters::default, |worker| worker.counters)
     }
 
     pub(super) fn queued(&self, listener: ListenerId) -> usize {
@@ -275,10 +262,7 @@ impl Scheduler {
     }
 
     pub(super) fn is_on_offer(&self, worker: WorkerId, connection: ConnectionId) -> bool {
-        matches!(
-            self.word(worker, connection),
-            Some(Word::Offered | Word::Stolen)
-        )
+        matches!(self.word(worker, connection), Some(Word::Offered | Word::Stolen))
     }
 
     pub(super) fn room(&self, listener: ListenerId) -> usize {
@@ -289,42 +273,24 @@ impl Scheduler {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let overdue = self
-            .clock
-            .front()
-            .map(|(since, _)| *since + self.settings.steal_after);
+        let overdue = self.clock.front().map(|(since, _)| *since + self.settings.steal_after);
         let hold = self.held.front().map(|(until, _)| *until);
         let intake = match self.intake {
             Intake::Exhausted { until, .. } => Some(until),
             Intake::Open { .. } | Intake::Closed => None,
         };
-        [overdue, hold, intake, self.ask_again]
-            .into_iter()
-            .flatten()
-            .min()
+        [overdue, hold, intake, self.ask_again].into_iter().flatten().min()
     }
 }
 
 /// What the outside tells the scheduler.
 impl Scheduler {
-    pub(super) fn accepted(
-        &mut self,
-        listener: ListenerId,
-        connection: ConnectionId,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn accepted(&mut self, listener: ListenerId, connection: ConnectionId, actions: &mut Vec<Action>) {
         if self.knows(connection) {
             return;
         }
         let state = State::Queued;
-        let accepted = Connection {
-            listener,
-            state,
-            copies: 0,
-            steals: 0,
-            refused_by: Vec::new(),
-            rounds: 0,
-        };
+        let accepted = Connection { listener, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0 };
         self.connections.insert(connection, accepted);
         self.enqueue(connection, actions);
         if let Intake::Open { pause } = &mut self.intake {
@@ -334,10 +300,7 @@ impl Scheduler {
 
     pub(super) fn exhausted(&mut self, now: Instant) {
         if let Intake::Open { pause } = self.intake {
-            self.intake = Intake::Exhausted {
-                until: now + pause,
-                pause: (pause * 2).min(INTAKE_PAUSE_MAX),
-            };
+            self.intake = Intake::Exhausted { until: now + pause, pause: (pause * 2).min(INTAKE_PAUSE_MAX) };
             self.stir_all();
         }
     }
@@ -351,15 +314,9 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         match (self.word(worker, connection), how) {
-            (Some(Word::Offered | Word::Stolen), Settled::Taken) => {
-                self.taken(worker, connection, now, actions)
-            }
-            (Some(Word::Offered | Word::Stolen), Settled::Refused) => {
-                self.refused(worker, connection, now, actions)
-            }
-            (Some(Word::Offered | Word::Stolen), Settled::Revoked) => {
-                self.revoked(worker, connection, now, actions)
-            }
+            (Some(Word::Offered | Word::Stolen), Settled::Taken) => self.taken(worker, connection, now, actions),
+            (Some(Word::Offered | Word::Stolen), Settled::Refused) => self.refused(worker, connection, now, actions),
+            (Some(Word::Offered | Word::Stolen), Settled::Revoked) => self.revoked(worker, connection, now, actions),
             (Some(Word::Revoked), Settled::Released) => {
                 self.release(worker, connection, actions);
                 self.alive(worker, now);
@@ -371,12 +328,7 @@ impl Scheduler {
         self.forget_if_settled(worker, actions);
     }
 
-    pub(super) fn offer_failed(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn offer_failed(&mut self, worker: WorkerId, connection: ConnectionId, actions: &mut Vec<Action>) {
         if self.is_on_offer(worker, connection) {
             self.free_word(worker, connection);
             if let Some(full) = self.workers.get_mut(&worker) {
@@ -401,10 +353,7 @@ impl Scheduler {
             return;
         };
         living.life = Some(now);
-        if let Standing::Active {
-            pace: Pace::Late, ..
-        } = living.standing
-        {
+        if let Standing::Active { pace: Pace::Late, .. } = living.standing {
             living.set_pace(Pace::Prompt);
         }
         self.seat(worker);
@@ -452,15 +401,9 @@ impl Scheduler {
 /// The moves of a connection.
 impl Scheduler {
     fn dispatch(&mut self, listener: ListenerId, now: Instant, actions: &mut Vec<Action>) {
-        while let Some(&connection) = self
-            .lanes
-            .get(&listener)
-            .and_then(|lane| lane.queue.front())
-        {
+        while let Some(&connection) = self.lanes.get(&listener).and_then(|lane| lane.queue.front()) {
             let pick = self.pick(listener, connection);
-            if let (Some(lane), Pick::Worker(_) | Pick::Refusers) =
-                (self.lanes.get_mut(&listener), &pick)
-            {
+            if let (Some(lane), Pick::Worker(_) | Pick::Refusers) = (self.lanes.get_mut(&listener), &pick) {
                 lane.queue.pop_front();
             }
             match pick {
@@ -475,10 +418,7 @@ impl Scheduler {
         let Some(lane) = self.lanes.get_mut(&listener) else {
             return Pick::Nobody;
         };
-        let refused_by = self
-            .connections
-            .get(&connection)
-            .map_or(&[][..], |waiting| &waiting.refused_by);
+        let refused_by = self.connections.get(&connection).map_or(&[][..], |waiting| &waiting.refused_by);
         let mut pick = Pick::Nobody;
         for _ in 0..lane.rotation.len() {
             let Some(next) = lane.rotation.pop_front() else {
@@ -501,45 +441,20 @@ impl Scheduler {
         pick
     }
 
-    fn offer(
-        &mut self,
-        connection: ConnectionId,
-        worker: WorkerId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let (Some(offered), Some(to)) = (
-            self.connections.get_mut(&connection),
-            self.workers.get_mut(&worker),
-        ) else {
-            debug_assert!(
-                false,
-                "offer of {connection:?} to {worker:?}: no such thing"
-            );
+    fn offer(&mut self, connection: ConnectionId, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let (Some(offered), Some(to)) = (self.connections.get_mut(&connection), self.workers.get_mut(&worker)) else {
+            debug_assert!(false, "offer of {connection:?} to {worker:?}: no such thing");
             return;
         };
         offered.state = State::Offered { worker, since: now };
-        to.set_word(
-            connection,
-            if offered.steals > 0 {
-                Word::Stolen
-            } else {
-                Word::Offered
-            },
-        );
+        to.set_word(connection, if offered.steals > 0 { Word::Stolen } else { Word::Offered });
         to.counters.offered += 1;
         self.clock.push_back((now, connection));
         self.touched.push(worker);
         actions.push(Action::Offer { worker, connection });
     }
 
-    fn taken(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn taken(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
         self.overdue.remove(&connection);
         let Some(owner) = self.workers.get_mut(&worker) else {
             return;
@@ -560,13 +475,7 @@ impl Scheduler {
         self.serve_held(worker, now, actions);
     }
 
-    fn refused(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn refused(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
         let Some(refuser) = self.workers.get_mut(&worker) else {
             return;
         };
@@ -582,17 +491,9 @@ impl Scheduler {
         self.alive(worker, now);
     }
 
-    fn revoked(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let (Some(loser), Some(revoked)) = (
-            self.workers.get_mut(&worker),
-            self.connections.get_mut(&connection),
-        ) else {
+    fn revoked(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
+        let (Some(loser), Some(revoked)) = (self.workers.get_mut(&worker), self.connections.get_mut(&connection))
+        else {
             return;
         };
         let then = match revoked.state {
@@ -625,25 +526,13 @@ impl Scheduler {
 
     /// Closes the master's copy of a connection that has a trusted owner and nothing but this owner.
     fn close_if_safe(&mut self, connection: ConnectionId, actions: &mut Vec<Action>) {
-        if let Some(Connection {
-            state: State::Taken { by },
-            copies: 0,
-            ..
-        }) = self.connections.get(&connection)
-        {
+        if let Some(Connection { state: State::Taken { by }, copies: 0, .. }) = self.connections.get(&connection) {
             let owner = *by;
-            if self
-                .workers
-                .get(&owner)
-                .is_some_and(|worker| worker.standing != Standing::Broken)
-            {
+            if self.workers.get(&owner).is_some_and(|worker| worker.standing != Standing::Broken) {
                 self.connections.remove(&connection);
                 self.free_word(owner, connection);
                 actions.push(Action::Close { connection });
-                actions.push(Action::FreeWord {
-                    worker: owner,
-                    connection,
-                });
+                actions.push(Action::FreeWord { worker: owner, connection });
             }
         }
     }
@@ -719,9 +608,10 @@ impl Scheduler {
             if !willing.can_be_offered(&self.settings) {
                 return;
             }
-            let fits = self.connections.get(&connection).is_some_and(|held| {
-                willing.seats.contains_key(&held.listener) && !held.refused_by.contains(&worker)
-            });
+            let fits = self
+                .connections
+                .get(&connection)
+                .is_some_and(|held| willing.seats.contains_key(&held.listener) && !held.refused_by.contains(&worker));
             if fits {
                 self.unhold(connection);
                 self.offer(connection, worker, now, actions);
@@ -735,9 +625,7 @@ impl Scheduler {
 /// Bookkeeping.
 impl Scheduler {
     fn word(&self, worker: WorkerId, connection: ConnectionId) -> Option<Word> {
-        self.workers
-            .get(&worker)
-            .and_then(|worker| worker.word(connection))
+        self.workers.get(&worker).and_then(|worker| worker.word(connection))
     }
 
     fn free_word(&mut self, worker: WorkerId, connection: ConnectionId) {
@@ -787,23 +675,15 @@ impl Scheduler {
                 lane.rotation.retain(|other| *other != worker);
             }
         }
-        let untaken: Vec<_> = retired
-            .words()
-            .filter(|(_, word)| matches!(word, Word::Offered | Word::Stolen))
-            .collect();
+        let untaken: Vec<_> =
+            retired.words().filter(|(_, word)| matches!(word, Word::Offered | Word::Stolen)).collect();
         self.recount_all(worker);
         for (connection, _) in untaken {
             self.revoke(worker, connection, Then::Enqueue, actions);
         }
     }
 
-    fn revoke(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        then: Then,
-        actions: &mut Vec<Action>,
-    ) {
+    fn revoke(&mut self, worker: WorkerId, connection: ConnectionId, then: Then, actions: &mut Vec<Action>) {
         let Some(revoked) = self.connections.get_mut(&connection) else {
             return;
         };
@@ -826,11 +706,8 @@ impl Scheduler {
     }
 
     fn recount(&mut self, listener: ListenerId) {
-        let users = self
-            .workers
-            .values()
-            .filter(|worker| worker.is_active() && worker.seats.contains_key(&listener))
-            .count();
+        let users =
+            self.workers.values().filter(|worker| worker.is_active() && worker.seats.contains_key(&listener)).count();
         if let Some(lane) = self.lanes.get_mut(&listener) {
             lane.users = users;
             self.stirred.push(listener);
@@ -856,13 +733,8 @@ impl Scheduler {
         if lane.users == 0 {
             return 0;
         }
-        let workers = lane
-            .rotation
-            .iter()
-            .filter_map(|worker| self.workers.get(worker));
-        let credit = workers
-            .filter(|worker| worker.can_be_offered(&self.settings))
-            .map(|w| w.credit(&self.settings));
+        let workers = lane.rotation.iter().filter_map(|worker| self.workers.get(worker));
+        let credit = workers.filter(|worker| worker.can_be_offered(&self.settings)).map(|w| w.credit(&self.settings));
         self.settings.queue.saturating_sub(lane.waiting()) + credit.take(1).sum::<usize>()
     }
 

@@ -215,7 +215,10 @@ impl Shell {
         let copy = if shared { held.bound.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
         let (answer, fd) = match copy {
             Ok(fd) => (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd),
-            Err(error) => (Err(ListenFailure { errno: error.raw_os_error(), reason: format!("copy the listener: {error}") }), None),
+            Err(error) => (
+                Err(ListenFailure { errno: error.raw_os_error(), reason: format!("copy the listener: {error}") }),
+                None,
+            ),
         };
         self.order(worker, Order { message: ToWorker::Listening { request: request.0, answer }, fd });
     }

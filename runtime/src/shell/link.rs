@@ -77,7 +77,13 @@ struct Placed {
 pub(crate) type Move = Option<Settled>;
 
 impl Link {
-    pub(crate) fn new(identity: Identity, channel: Channel, board: MasterBoard, bell: OwnedFd, process: Process) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        channel: Channel,
+        board: MasterBoard,
+        bell: OwnedFd,
+        process: Process,
+    ) -> Self {
         Self {
             identity,
             channel,

@@ -53,13 +53,13 @@ pub(crate) struct Listeners {
     held: BTreeMap<ListenerId, Listener>,
     last: u32,
     policy: Policy,
-    inherited: InheritedSockets,
+    inherited: &'static InheritedSockets,
     /// Connections above this descriptor number eat into the reserve.
     ceiling: u64,
 }
 
 impl Listeners {
-    pub(crate) fn new(policy: Policy, inherited: InheritedSockets) -> Self {
+    pub(crate) fn new(policy: Policy, inherited: &'static InheritedSockets) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         Self { held: BTreeMap::new(), last: 0, policy, inherited, ceiling: limit.saturating_sub(RESERVE) }
     }
@@ -68,24 +68,24 @@ impl Listeners {
     /// `index` counts the port 0 binds of one worker.
     pub(crate) fn find(&self, address: &ListenAddress, index: u32) -> Option<ListenerId> {
         let key = address.key(index);
-        let bound_to = |listener: &Listener| {
-            let same_kind = Some(listener.bound.kind()) == address.kind();
-            same_kind && !address.is_ephemeral() && address.socket_addr().map(SocketName::Inet).as_ref() == Some(listener.bound.local())
+        let local = address.socket_addr().filter(|ip| ip.port() != 0).map(SocketName::Inet);
+        let means = |listener: &Listener| {
+            let is_bound_there = local.as_ref() == Some(listener.bound.local());
+            listener.key == key || is_bound_there && address.kind() == Some(listener.bound.kind())
         };
-        let by_key = self.held.iter().find(|(_, listener)| listener.key == key);
-        by_key.or_else(|| self.held.iter().find(|(_, listener)| bound_to(listener))).map(|(id, _)| *id)
+        self.held.iter().find(|(_, listener)| means(listener)).map(|(id, _)| *id)
     }
 
     /// Binds a new listener.
     pub(crate) fn bind(&mut self, address: &ListenAddress, index: u32) -> Result<ListenerId, BindError> {
-        let bound = socket::bind(address, &self.inherited)?;
+        let bound = socket::bind(address, self.inherited)?;
         let spread = match (self.policy, bound.kind()) {
             (Policy::RoundRobin, Kind::Tcp | Kind::Unix) => Spread::Offered,
             (Policy::None, _) | (_, Kind::Udp) => Spread::Shared,
         };
         self.last += 1;
         let id = ListenerId(self.last);
-        let key = address.key(index);
+        let key = bound.address().key(index);
         self.held.insert(id, Listener { key, bound, spread, accepted: 0, accepting: false });
         Ok(id)
     }
@@ -130,8 +130,17 @@ impl Listeners {
                 }
                 // A client that left before it was accepted, or an error of its network: accept(2) says to go on.
                 Err(
-                    Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::NETDOWN | Errno::NOPROTOOPT | Errno::HOSTDOWN
-                    | Errno::NONET | Errno::HOSTUNREACH | Errno::OPNOTSUPP | Errno::NETUNREACH | Errno::PERM,
+                    Errno::INTR
+                    | Errno::CONNABORTED
+                    | Errno::PROTO
+                    | Errno::NETDOWN
+                    | Errno::NOPROTOOPT
+                    | Errno::HOSTDOWN
+                    | Errno::NONET
+                    | Errno::HOSTUNREACH
+                    | Errno::OPNOTSUPP
+                    | Errno::NETUNREACH
+                    | Errno::PERM,
                 ) => {}
                 Err(error) => return Accept::Exhausted(error.into()),
             }

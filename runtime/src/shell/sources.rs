@@ -165,7 +165,6 @@ impl Shell {
                     }
                     self.stop_listening(worker);
                     return match error {
-                        ReceiveError::Closed => self.note(Event::ChannelClosed { worker }),
                         error => self.broke(worker, error.to_string()),
                     };
                 }
@@ -248,6 +247,9 @@ impl Shell {
     fn find_or_bind(&mut self, address: &str, index: u32) -> std::result::Result<ListenerId, ListenFailure> {
         let refuse = |reason: String| ListenFailure { errno: None, reason };
         let address: ListenAddress = address.parse().map_err(|error| refuse(format!("{error}")))?;
+        if address.host_port().is_some() {
+            return Err(refuse(format!("bind {address}: the worker resolves host names, for the master cannot wait")));
+        }
         if let Some(listener) = self.listeners.find(&address, index) {
             return Ok(listener);
         }
@@ -255,8 +257,8 @@ impl Shell {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
         }
         let bound = self.listeners.bind(&address, index);
-        let listener = bound
-            .map_err(|error| ListenFailure { errno: error.raw_os_error(), reason: error.to_string() })?;
+        let listener =
+            bound.map_err(|error| ListenFailure { errno: error.raw_os_error(), reason: error.to_string() })?;
         self.announce(listener, false);
         Ok(listener)
     }

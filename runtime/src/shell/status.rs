@@ -3,10 +3,10 @@
 use everport_handoff::id::Generation;
 
 use super::{Shell, clock};
+use crate::config::Policy;
 use crate::control::protocol::{
     GenerationState, GenerationStatus, ListenerStatus, MasterState, Status, WorkerState, WorkerStatus,
 };
-use crate::config::Policy;
 use crate::machine::{self, ReloadView, Spread, WorkerView};
 
 impl Shell {

@@ -27,8 +27,7 @@ impl Scheduler {
         while let Some(&(since, connection)) = self.clock.front() {
             let overdue = now.saturating_duration_since(since) >= self.settings.steal_after;
             match self.connections.get_mut(&connection) {
-                Some(offered) if matches!(offered.state, State::Offered { since: at, .. } if at == since) =>
-                {
+                Some(offered) if matches!(offered.state, State::Offered { since: at, .. } if at == since) => {
                     if !overdue {
                         return;
                     }
@@ -106,24 +105,15 @@ impl Scheduler {
             return;
         };
         let wanted = worker.could_steal(&self.settings)
-            && self
-                .overdue
-                .iter()
-                .filter_map(|connection| self.connections.get(connection))
-                .any(|overdue| {
-                    worker.seats.contains_key(&overdue.listener)
-                        && overdue.state != (State::Overdue { worker: id })
-                });
+            && self.overdue.iter().filter_map(|connection| self.connections.get(connection)).any(|overdue| {
+                worker.seats.contains_key(&overdue.listener) && overdue.state != (State::Overdue { worker: id })
+            });
         let proven = worker.is_proven(self.settings.steal_after, now);
         let Standing::Active { pace, .. } = worker.standing else {
             return;
         };
         let pace = match pace {
-            Pace::Wanted { asked }
-                if wanted && now.saturating_duration_since(asked) < ASK_AGAIN =>
-            {
-                pace
-            }
+            Pace::Wanted { asked } if wanted && now.saturating_duration_since(asked) < ASK_AGAIN => pace,
             Pace::Prompt | Pace::Wanted { .. } if wanted => {
                 if !proven {
                     actions.push(Action::AskBeat { worker: id });
@@ -144,13 +134,7 @@ impl Scheduler {
     }
 
     /// Offers a stolen connection to its thief, if that one can still have it.
-    pub(super) fn give(
-        &mut self,
-        connection: ConnectionId,
-        thief: WorkerId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn give(&mut self, connection: ConnectionId, thief: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         let Some(stolen) = self.connections.get_mut(&connection) else {
             return;
         };
@@ -160,10 +144,6 @@ impl Scheduler {
                 && worker.credit(&self.settings) > 0
                 && worker.seats.contains_key(&stolen.listener)
         });
-        if can {
-            self.offer(connection, thief, now, actions)
-        } else {
-            self.enqueue(connection, actions)
-        }
+        if can { self.offer(connection, thief, now, actions) } else { self.enqueue(connection, actions) }
     }
 }
