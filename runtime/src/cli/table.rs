@@ -54,6 +54,7 @@ fn worker_row(status: &WorkerStatus) -> [String; 11] {
         WorkerState::Leaving => "leaving",
         WorkerState::Draining => "draining",
         WorkerState::Drained => "drained",
+        WorkerState::Silent => "silent",
         WorkerState::Killed => "killed",
     };
     [
@@ -85,7 +86,7 @@ fn listener_row(status: &ListenerStatus) -> [String; 6] {
 }
 
 fn last_reload(record: &ReloadRecord) -> String {
-    let ReloadRecord { generation, at, workers, starting_ms, total_ms, moved, finished, cut, .. } = record;
+    let ReloadRecord { generation, at, workers, starting_ms, total_ms, finished, cut, .. } = record;
     let asked_by = match record.asked_by {
         AskedBy::Signal { pid, uid } => format!("a signal of process {pid}, uid {uid}"),
         AskedBy::Control { pid, uid } => format!("the control client {pid}, uid {uid}"),
@@ -98,7 +99,7 @@ fn last_reload(record: &ReloadRecord) -> String {
     format!(
         "\nlast reload: generation {generation} {outcome}\n  \
          at {at}, asked for by {asked_by}, took {total_ms} ms\n  \
-         connections of the old generation: {moved} moved, {finished} finished, {cut} cut\n"
+         connections of the old generation: {finished} finished, {cut} cut\n"
     )
 }
 
@@ -176,7 +177,7 @@ listeners
 
 last reload: generation 3 committed, 2 workers ready in 41 ms
   at 2026-01-02T03:04:05Z, asked for by the control client 812, uid 1000, took 52 ms
-  connections of the old generation: 4 moved, 10 finished, 1 cut
+  connections of the old generation: 10 finished, 1 cut
 ";
         assert_eq!(status(&sample()), expected);
     }

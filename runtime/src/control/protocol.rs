@@ -102,6 +102,8 @@ pub(crate) enum WorkerState {
     Draining,
     /// It has nothing left to finish; its process has not exited yet.
     Drained,
+    /// It closed its channel; its process has not exited yet.
+    Silent,
     /// It was killed; its process has not been reaped yet.
     Killed,
 }
@@ -140,8 +142,6 @@ pub(crate) struct ReloadRecord {
     pub(crate) starting_ms: u64,
     /// From the start to the outcome.
     pub(crate) total_ms: u64,
-    /// Connections of the old generation that moved to the new one, so far.
-    pub(crate) moved: u64,
     /// Connections of the old generation that came to their own end while it drained, so far.
     pub(crate) finished: u64,
     /// Connections of the old generation that were cut at the deadline.
@@ -262,7 +262,7 @@ pub(crate) mod tests {
         r#""offered":20,"taken":19,"refused":0,"revoked":1}]}],"listeners":[{"name":"127.0.0.1:8000","#,
         r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true}],"last_reload":{"#,
         r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
-        r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"moved":4,"finished":10,"#,
+        r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"#,
         r#""cut":1}}"#,
     );
 

@@ -180,6 +180,7 @@ impl Machine {
             WorkerState::Leaving { .. }
             | WorkerState::Draining { .. }
             | WorkerState::Drained { .. }
+            | WorkerState::Silent { .. }
             | WorkerState::Killed { .. } => {}
         }
     }
@@ -200,6 +201,22 @@ impl Machine {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.distrust(id, actions);
             self.could_not_start(id, Failure::Broke { slot: worker.slot, worker: id, reason }, now, actions);
+        }
+    }
+
+    /// A worker that still serves must not close its channel. Most likely it is exiting, so its exit says more.
+    pub(super) fn channel_closed(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        match self.supervision.get(id).map(|worker| worker.state) {
+            Some(
+                WorkerState::Starting { .. }
+                | WorkerState::Ready { .. }
+                | WorkerState::Active { .. }
+                | WorkerState::Leaving { .. },
+            ) => {
+                self.scheduler.stop(id, actions);
+                self.supervision.silence(id, now);
+            }
+            _ => {}
         }
     }
 
@@ -231,6 +248,11 @@ impl Machine {
                     self.could_not_start(id, failure, now, actions);
                 }
                 WorkerState::Leaving { .. } => self.drain(id, now, actions),
+                WorkerState::Silent { .. } => {
+                    let reason = "it closed its channel and lives on".to_owned();
+                    let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
+                    self.could_not_start(id, failure, now, actions);
+                }
                 WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. } if deadline <= now => {
                     self.kill(id, now, actions);
                 }

@@ -91,7 +91,9 @@ pub(crate) enum Event {
     WorkerLeaving { worker: WorkerId },
     /// When a draining worker has no connection and no guard left.
     WorkerDrained { worker: WorkerId },
-    /// When a worker broke the protocol or closed its channel while it lives. It is not trusted with anything more.
+    /// When a worker closed its channel. If it is exiting, `WorkerExited` follows in a moment.
+    ChannelClosed { worker: WorkerId },
+    /// When a worker broke the protocol. It is not trusted with anything more.
     WorkerBroke { worker: WorkerId, reason: String },
     /// When a worker has gone, and its channel has been read to the end. Comes exactly once per spawned worker.
     /// Its board can still be revoked and read until `Action::Forget`.
@@ -429,6 +431,7 @@ impl Machine {
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
             Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
             Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
+            Event::ChannelClosed { worker } => self.channel_closed(worker, now, actions),
             Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
             Event::ListenerBound { listener, spread, configured } => {

@@ -33,6 +33,9 @@ pub(crate) enum WorkerState {
     Draining { since: Instant, deadline: Instant },
     /// When it has nothing left. Waits for its exit, at the latest until `deadline`.
     Drained { since: Instant, deadline: Instant },
+    /// When it closed its channel before it was told to drain, most likely because it is exiting. Waits for its exit, at the
+    /// latest until `deadline`.
+    Silent { since: Instant, deadline: Instant },
     /// When it was killed. Waits for its exit.
     Killed { since: Instant },
 }
@@ -47,6 +50,7 @@ impl WorkerState {
             | Self::Leaving { since, .. }
             | Self::Draining { since, .. }
             | Self::Drained { since, .. }
+            | Self::Silent { since, .. }
             | Self::Killed { since } => since,
         }
     }
@@ -56,7 +60,8 @@ impl WorkerState {
             Self::Starting { ready_by: at, .. }
             | Self::Leaving { drain_at: at, .. }
             | Self::Draining { deadline: at, .. }
-            | Self::Drained { deadline: at, .. } => Some(at),
+            | Self::Drained { deadline: at, .. }
+            | Self::Silent { deadline: at, .. } => Some(at),
             Self::Ready { .. } | Self::Active { .. } | Self::Killed { .. } => None,
         }
     }
@@ -94,6 +99,8 @@ struct Place {
 /// first is replaced at once.
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How long a worker may live on after it closed its channel: a process that exits closes it a moment before its end.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a worker must live for its slot to be trusted again.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -237,6 +244,10 @@ impl Supervision {
         if let Some(Worker { state: WorkerState::Draining { deadline, .. }, .. }) = self.get(worker) {
             self.set_state(worker, WorkerState::Drained { since: now, deadline });
         }
+    }
+
+    pub(super) fn silence(&mut self, worker: WorkerId, now: Instant) {
+        self.set_state(worker, WorkerState::Silent { since: now, deadline: now + SILENCE });
     }
 
     pub(super) fn kill(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {

@@ -5,15 +5,16 @@ use std::os::fd::AsFd;
 
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
-use everport_handoff::id::{ListenerId, WorkerId};
+use everport_handoff::id::{Generation, ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
 use super::link::{Link, Order};
 use super::poller::Source;
+use super::records::Ended;
 use super::{Shell, clock};
-use crate::machine::{Action, ConnectionId, Event, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -24,6 +25,9 @@ impl Shell {
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
             Action::Drain { worker, deadline } => {
+                if let Some(link) = self.links.get_mut(&worker) {
+                    link.active_at_drain = Some(link.figures().active);
+                }
                 let deadline = deadline.saturating_duration_since(clock::now());
                 self.order(worker, ToWorker::Drain { deadline }.into());
             }
@@ -46,10 +50,19 @@ impl Shell {
             Action::Shutdown { connection } => self.connections.shut_down(connection),
             Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
             Action::ReloadEnded { generation, tickets, outcome, phases } => {
-                self.records.reload_ended(generation, tickets, &outcome, phases, self.config.workers.get());
+                let replaced = self.replaced_by(generation);
+                let workers = self.config.workers.get();
+                self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
             }
             Action::Finish { failure } => self.end = Some(failure),
         }
+    }
+
+    /// The generation that drains because this one was committed, if it is not gone already.
+    fn replaced_by(&self, generation: Generation) -> Option<Generation> {
+        let drains = |state| matches!(state, GenerationState::Draining { .. });
+        let older = self.machine.generations().filter(|(older, state)| *older < generation && drains(*state));
+        older.map(|(older, _)| older).last()
     }
 
     fn spawn(&mut self, identity: Identity) {

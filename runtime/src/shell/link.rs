@@ -33,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) welcomed: bool,
     /// Whether the channel is in the loop's epoll.
     pub(crate) listening: bool,
+    /// How many connections it had when it was told to drain.
+    pub(crate) active_at_drain: Option<u64>,
     board: MasterBoard,
     heartbeat: u64,
     offers: HashMap<ConnectionId, Placed>,
@@ -91,6 +93,7 @@ impl Link {
             process: Some(process),
             welcomed: false,
             listening: false,
+            active_at_drain: None,
             board,
             heartbeat: 0,
             offers: HashMap::new(),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
+use everport_handoff::bootstrap::Identity;
 use everport_handoff::id::Generation;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -30,8 +31,19 @@ pub(super) struct Records {
     last_ticket: u64,
     asked: HashMap<Ticket, Asked>,
     reload_began: Option<(SystemTime, Instant)>,
-    last_reload: Option<ReloadRecord>,
+    /// The last reload, and the generation that it replaced.
+    last_reload: Option<(ReloadRecord, Option<Generation>)>,
     exhaustion_said: Option<Instant>,
+}
+
+/// How a reload ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) generation: Generation,
+    pub(super) replaced: Option<Generation>,
+    pub(super) workers: u32,
+    pub(super) outcome: Outcome,
+    pub(super) phases: Phases,
 }
 
 impl Records {
@@ -65,17 +77,11 @@ impl Records {
         info!(%generation, asked = tickets.len(), "reload started");
     }
 
-    pub(super) fn reload_ended(
-        &mut self,
-        generation: Generation,
-        tickets: Vec<Ticket>,
-        outcome: &Outcome,
-        phases: Phases,
-        workers: u32,
-    ) {
+    pub(super) fn reload_ended(&mut self, ended: Ended, tickets: &[Ticket]) {
+        let Ended { generation, replaced, workers, outcome, phases } = ended;
         let (at, began) = self.reload_began.take().unwrap_or_else(|| (clock::wall(), clock::now()));
         let asked: Vec<Asked> = tickets.iter().filter_map(|ticket| self.asked.remove(ticket)).collect();
-        let reason = match outcome {
+        let reason = match &outcome {
             Outcome::Committed => None,
             Outcome::RolledBack(failure) => Some(describe(failure)),
         };
@@ -90,7 +96,6 @@ impl Records {
             workers,
             starting_ms: millis(phases.starting),
             total_ms: millis(clock::now().saturating_duration_since(began)),
-            moved: 0,
             finished: 0,
             cut: 0,
         };
@@ -102,11 +107,28 @@ impl Records {
             // A client that has gone needs no answer.
             drop(answer.send(record.clone()));
         }
-        self.last_reload = Some(record);
+        self.last_reload = Some((record, replaced));
+    }
+
+    /// Logs the end of a worker, the one exit record, and adds what became of its connections to the reload that replaced
+    /// it.
+    pub(super) fn exited(&mut self, link: &Link, pid: i32, exit: Exit) {
+        let Identity { worker, slot, generation } = link.identity;
+        let active = link.figures().active;
+        // A worker that ends by itself has finished what it had.
+        let cut = if exit == Exit::Code(0) { 0 } else { active };
+        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(cut));
+        info!(%worker, %slot, %generation, pid, exit = words(exit), finished, cut, "worker exited");
+        if let (Some(_), Some((record, replaced))) = (link.active_at_drain, &mut self.last_reload)
+            && *replaced == Some(generation)
+        {
+            record.finished += finished;
+            record.cut += cut;
+        }
     }
 
     pub(super) fn last_reload(&self) -> Option<&ReloadRecord> {
-        self.last_reload.as_ref()
+        self.last_reload.as_ref().map(|(record, _)| record)
     }
 
     /// Says, once in a period, that accepting failed for want of something.
@@ -118,12 +140,6 @@ impl Records {
             warn!(%reason, "accepting paused; clients wait in the backlog");
         }
     }
-}
-
-/// Logs the end of a worker: the one exit record.
-pub(super) fn exited(link: &Link, pid: i32, exit: Exit) {
-    let (worker, slot, generation) = (link.identity.worker, link.identity.slot, link.identity.generation);
-    info!(%worker, %slot, %generation, pid, exit = words(exit), "worker exited");
 }
 
 /// How a process ended, in words.

@@ -9,11 +9,11 @@ use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
 use tracing::{debug, info, warn};
 
+use super::Shell;
 use super::link::{Move, Order};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::signals::Order as SignalOrder;
-use super::{Shell, records};
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::Request;
@@ -165,6 +165,7 @@ impl Shell {
                     }
                     self.stop_listening(worker);
                     return match error {
+                        ReceiveError::Closed => self.note(Event::ChannelClosed { worker }),
                         error => self.broke(worker, error.to_string()),
                     };
                 }
@@ -284,7 +285,7 @@ impl Shell {
         self.stop_listening(worker);
         self.read_board(worker);
         if let Some(link) = self.links.get(&worker) {
-            records::exited(link, pid, exit);
+            self.records.exited(link, pid, exit);
         }
         self.note(Event::WorkerExited { worker, exit });
     }

@@ -65,6 +65,7 @@ impl Shell {
                 machine::WorkerState::Leaving { .. } => WorkerState::Leaving,
                 machine::WorkerState::Draining { .. } => WorkerState::Draining,
                 machine::WorkerState::Drained { .. } => WorkerState::Drained,
+                machine::WorkerState::Silent { .. } => WorkerState::Silent,
                 machine::WorkerState::Killed { .. } => WorkerState::Killed,
             },
             since_seconds: clock::now().saturating_duration_since(view.state.since()).as_secs(),
