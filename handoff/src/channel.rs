@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,18 +90,19 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the channel is full or too many descriptors are under way: try again when it is writable.
+    /// `WouldBlock` when the channel is full: try again when it is writable. `QuotaExceeded` when too many descriptors of
+    /// this user are under way in any channel, or the kernel has no memory: try again a little later.
     /// `BrokenPipe` when the peer has gone. `InvalidInput` when the message is too long.
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         PACKET.with_borrow_mut(|buffer| {
             let count = u8::try_from(fds.len()).unwrap_or(u8::MAX);
             let packet = message::encode(message, count, &mut buffer[..])
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-            match scm::send(&self.socket, packet, fds) {
-                Err(error) if is_full(&error) => Err(io::ErrorKind::WouldBlock.into()),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(io::ErrorKind::BrokenPipe.into()),
-                sent => sent,
-            }
+            scm::send(&self.socket, packet, fds).map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => io::ErrorKind::QuotaExceeded.into(),
+                Some(Errno::CONNRESET) => io::ErrorKind::BrokenPipe.into(),
+                _ => error,
+            })
         })
     }
 
@@ -143,12 +145,6 @@ impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// Whether sending may succeed later: no room in the socket, or too many descriptors of this user under way.
-fn is_full(error: &io::Error) -> bool {
-    let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    matches!(number, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::TOOMANYREFS | rustix::io::Errno::NOBUFS))
 }
 
 #[cfg(test)]

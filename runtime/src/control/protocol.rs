@@ -197,7 +197,6 @@ pub(crate) mod tests {
             workers: 2,
             starting_ms: 41,
             total_ms: 52,
-            moved: 4,
             finished: 10,
             cut: 1,
         }

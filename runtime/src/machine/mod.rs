@@ -129,8 +129,6 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// Tell a worker that it may accept.
     Activate { worker: WorkerId },
-    /// Tell a worker to stop accepting but to stay warm.
-    Pause { worker: WorkerId },
     /// Tell a worker to drain. It is killed at the deadline if it still lives.
     Drain { worker: WorkerId, deadline: Instant },
     /// A dead worker has nothing unsettled left: drop its board and channel. Comes once for each `WorkerExited`, never

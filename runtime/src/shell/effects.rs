@@ -8,9 +8,9 @@ use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{Generation, ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::link::{Link, Order};
+use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::records::Ended;
 use super::{Shell, clock};
@@ -23,7 +23,6 @@ impl Shell {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
-            Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
             Action::Drain { worker, deadline } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
@@ -118,12 +117,22 @@ impl Shell {
 
     /// Gives an order to a worker; one that does not read its orders is broken.
     pub(super) fn order(&mut self, worker: WorkerId, order: Order) {
-        let Some(link) = self.links.get_mut(&worker) else { return };
-        let given = link.order(order);
-        let is_full = link.is_full();
-        match given {
-            Ok(()) if is_full => self.want_room(worker, true),
-            Ok(()) => {}
+        if let Some(link) = self.links.get_mut(&worker) {
+            let room = link.order(order);
+            self.heed_room(worker, room);
+        }
+    }
+
+    /// Makes sure that a channel is looked at again when it may take more.
+    pub(super) fn heed_room(&mut self, worker: WorkerId, room: Result<Room, OrderError>) {
+        match room {
+            Ok(Room::Enough | Room::Closed) => {}
+            Ok(Room::Full) => self.want_room(worker, true),
+            Ok(Room::Starved) => {
+                self.records.exhausted(&io::Error::other("too many descriptors are under way to the workers"));
+                self.starved.push(worker);
+                self.note(Event::AcceptExhausted);
+            }
             Err(error) => self.broke(worker, error.to_string()),
         }
     }
@@ -172,29 +181,12 @@ impl Shell {
     pub(super) fn send_offers(&mut self) {
         while let Some(worker) = self.staged.pop() {
             let Some(link) = self.links.get_mut(&worker) else { continue };
-            let (failed, error) = link.send_offers(&self.connections);
-            if let Some(error) = error {
-                self.offers_failed(worker, &error);
-            }
+            let (failed, room) = link.send_offers(&self.connections);
             for connection in failed {
                 self.note(Event::OfferFailed { worker, connection });
             }
+            self.heed_room(worker, room);
             self.pump();
-        }
-    }
-
-    fn offers_failed(&mut self, worker: WorkerId, error: &io::Error) {
-        debug!(%worker, %error, "offers not sent");
-        match error.kind() {
-            io::ErrorKind::WouldBlock => self.want_room(worker, true),
-            // The channel is closed; its end is heard in a moment.
-            io::ErrorKind::BrokenPipe => {}
-            // Something that all workers lack, such as descriptors under way: writing would not block, only fail again.
-            _ => {
-                self.records.exhausted(error);
-                self.starved.push(worker);
-                self.note(Event::AcceptExhausted);
-            }
         }
     }
 

@@ -56,6 +56,30 @@ impl From<ToWorker> for Order {
     }
 }
 
+/// Whether a channel takes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// When everything was sent.
+    Enough,
+    /// When the worker must read first.
+    Full,
+    /// When the system has no room for descriptors under way, in any channel: writing would not block, only fail again.
+    Starved,
+    /// When the worker has closed its end: its process or its channel says so in a moment.
+    Closed,
+}
+
+impl Room {
+    fn after(error: io::Error) -> io::Result<Self> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(Self::Full),
+            io::ErrorKind::QuotaExceeded => Ok(Self::Starved),
+            io::ErrorKind::BrokenPipe => Ok(Self::Closed),
+            _ => Err(error),
+        }
+    }
+}
+
 /// Why an order could not be given.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OrderError {
@@ -103,7 +127,7 @@ impl Link {
     }
 
     /// Gives an order, or keeps it until the channel has room.
-    pub(crate) fn order(&mut self, order: Order) -> Result<(), OrderError> {
+    pub(crate) fn order(&mut self, order: Order) -> Result<Room, OrderError> {
         if self.waiting.len() >= MAX_WAITING {
             return Err(OrderError::Unread);
         }
@@ -112,21 +136,19 @@ impl Link {
     }
 
     /// Sends what waits, as far as the channel has room.
-    pub(crate) fn send_waiting(&mut self) -> Result<(), OrderError> {
+    pub(crate) fn send_waiting(&mut self) -> Result<Room, OrderError> {
         while let Some(order) = self.waiting.front() {
             let fd = order.fd.as_ref().map(AsFd::as_fd);
-            match self.channel.send(&order.message, fd.as_slice()) {
-                Ok(()) => drop(self.waiting.pop_front()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The worker's end has gone; its process or its channel says so in a moment.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            if let Err(error) = self.channel.send(&order.message, fd.as_slice()) {
+                let room = Room::after(error)?;
+                if room == Room::Closed {
                     self.waiting.clear();
-                    return Ok(());
                 }
-                Err(error) => return Err(error.into()),
+                return Ok(room);
             }
+            self.waiting.pop_front();
         }
-        Ok(())
+        Ok(Room::Enough)
     }
 
     /// Whether orders wait for room in the channel.
@@ -153,21 +175,21 @@ impl Link {
     }
 
     /// Sends the staged offers, many in one message. Returns those that could not be sent; their words are free again.
-    pub(crate) fn send_offers(&mut self, connections: &Connections) -> (Vec<ConnectionId>, Option<io::Error>) {
+    pub(crate) fn send_offers(&mut self, connections: &Connections) -> (Vec<ConnectionId>, Result<Room, OrderError>) {
         let staged = std::mem::take(&mut self.staged);
         let mut rest = &staged[..];
-        let mut failure = self.is_full().then(|| io::Error::from(io::ErrorKind::WouldBlock));
-        while failure.is_none() && !rest.is_empty() {
+        let mut room = Ok(if self.is_full() { Room::Full } else { Room::Enough });
+        while matches!(room, Ok(Room::Enough)) && !rest.is_empty() {
             let (batch, later) = rest.split_at(rest.len().min(MAX_OFFERS));
             match self.send_batch(batch, connections) {
                 Ok(()) => rest = later,
-                Err(error) => failure = Some(error),
+                Err(error) => room = Room::after(error).map_err(OrderError::from),
             }
         }
         for connection in rest {
             self.free(*connection);
         }
-        (rest.to_vec(), failure)
+        (rest.to_vec(), room)
     }
 
     fn send_batch(&self, batch: &[ConnectionId], connections: &Connections) -> io::Result<()> {
@@ -241,11 +263,6 @@ impl Link {
     pub(crate) fn has_beaten(&mut self) -> bool {
         let heartbeat = self.board.figures().heartbeat;
         std::mem::replace(&mut self.heartbeat, heartbeat) != heartbeat
-    }
-
-    /// Whether anything on the board is not settled.
-    pub(crate) fn has_offers(&self) -> bool {
-        !self.offers.is_empty()
     }
 
     /// What the worker says of itself.

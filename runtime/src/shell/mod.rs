@@ -70,7 +70,7 @@ struct Shell {
     links: HashMap<WorkerId, Link>,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
-    /// Links whose offers the system refused to carry for want of something; tried again at the next deadline.
+    /// Links that found no room for descriptors under way; tried again at the next deadline.
     starved: Vec<WorkerId>,
     signals: Signals,
     control: Option<(Server, Requests)>,
@@ -154,7 +154,7 @@ impl Shell {
         if self.machine.next_deadline().is_some_and(due) {
             self.read_boards();
             for worker in std::mem::take(&mut self.starved) {
-                self.note(Event::ChannelWritable { worker });
+                self.use_room(worker);
             }
             self.note(Event::Deadline);
             self.pump();

@@ -10,7 +10,7 @@ use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
 use tracing::{debug, info, warn};
 
 use super::Shell;
-use super::link::{Move, Order};
+use super::link::{Move, Order, Room};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::signals::Order as SignalOrder;
@@ -132,16 +132,15 @@ impl Shell {
         self.note(Event::WorkerBroke { worker, reason });
     }
 
-    /// The channel has room: what waited goes first.
-    fn use_room(&mut self, worker: WorkerId) {
+    /// The channel may have room: what waited goes first.
+    pub(super) fn use_room(&mut self, worker: WorkerId) {
         let Some(link) = self.links.get_mut(&worker) else { return };
-        if let Err(error) = link.send_waiting() {
-            return self.broke(worker, error.to_string());
-        }
-        if !link.is_full() {
+        let room = link.send_waiting();
+        if matches!(room, Ok(Room::Enough)) {
             self.want_room(worker, false);
             self.note(Event::ChannelWritable { worker });
         }
+        self.heed_room(worker, room);
     }
 
     /// Wakes the loop when the channel of a worker has room, or no longer.
@@ -329,7 +328,7 @@ impl Shell {
                 }
                 Request::Stop { client, at_once, answer } => {
                     let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
-                    drop(answer.send(Stopping { at_once, drain_timeout_ms }));
+                    let _ = answer.send(Stopping { at_once, drain_timeout_ms });
                     self.stop(&format!("control client {}", client.pid), at_once);
                 }
             }
