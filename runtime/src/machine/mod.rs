@@ -391,7 +391,7 @@ impl Machine {
             .min()
     }
 
-    /// How many more connections of this listener the shell may accept now.
+    /// How many more connections of this listener the shell may accept before it feeds them and asks again.
     pub(crate) fn room(&self, listener: ListenerId) -> usize {
         self.scheduler.room(listener)
     }
@@ -450,10 +450,7 @@ impl Machine {
             }
             Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
             Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
-            Event::Accepted {
-                listener,
-                connection,
-            } => self.scheduler.has_lane(*listener) && !self.scheduler.knows(*connection),
+            Event::Accepted { connection, .. } => !self.scheduler.knows(*connection),
             Event::OfferFailed { worker, connection } => {
                 self.scheduler.is_on_offer(*worker, *connection)
             }

@@ -37,7 +37,7 @@ pub(super) struct Scheduler {
     connections: HashMap<ConnectionId, Connection>,
     /// Every offer in its order; the settled ones are dropped when they come to the front.
     clock: VecDeque<(Instant, ConnectionId)>,
-    /// The connections in state `Overdue`.
+    /// The connections in state `Overdue`, and those of them that are being revoked for a thief.
     overdue: BTreeSet<ConnectionId>,
     /// The connections in state `Held`, and until when.
     held: VecDeque<(Instant, ConnectionId)>,
@@ -102,8 +102,8 @@ enum Intake {
 /// What the front of a queue finds in the rotation.
 enum Pick {
     Worker(WorkerId),
-    /// When all whose turn could come have refused this connection.
-    Refusers,
+    /// When all whose turn could come have refused this connection, or still have a revoked copy of it.
+    Unfit,
     Nobody,
 }
 
@@ -227,7 +227,7 @@ impl Scheduler {
         let words: Vec<_> = dead.words().collect();
         for (connection, word) in words {
             match word {
-                Word::Offered | Word::Stolen => {}
+                Word::Offered | Word::Awaited => {}
                 Word::Taken => {
                     self.free_word(worker, connection);
                     self.shut_down(connection, actions);
@@ -266,10 +266,6 @@ impl Scheduler {
         self.lanes.get(&listener).map_or(0, Lane::waiting)
     }
 
-    pub(super) fn has_lane(&self, listener: ListenerId) -> bool {
-        self.lanes.contains_key(&listener)
-    }
-
     pub(super) fn knows(&self, connection: ConnectionId) -> bool {
         self.connections.contains_key(&connection)
     }
@@ -277,7 +273,7 @@ impl Scheduler {
     pub(super) fn is_on_offer(&self, worker: WorkerId, connection: ConnectionId) -> bool {
         matches!(
             self.word(worker, connection),
-            Some(Word::Offered | Word::Stolen)
+            Some(Word::Offered | Word::Awaited)
         )
     }
 
@@ -351,13 +347,13 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         match (self.word(worker, connection), how) {
-            (Some(Word::Offered | Word::Stolen), Settled::Taken) => {
+            (Some(Word::Offered | Word::Awaited), Settled::Taken) => {
                 self.taken(worker, connection, now, actions)
             }
-            (Some(Word::Offered | Word::Stolen), Settled::Refused) => {
+            (Some(Word::Offered | Word::Awaited), Settled::Refused) => {
                 self.refused(worker, connection, now, actions)
             }
-            (Some(Word::Offered | Word::Stolen), Settled::Revoked) => {
+            (Some(Word::Offered | Word::Awaited), Settled::Revoked) => {
                 self.revoked(worker, connection, now, actions)
             }
             (Some(Word::Revoked), Settled::Released) => {
@@ -458,14 +454,14 @@ impl Scheduler {
             .and_then(|lane| lane.queue.front())
         {
             let pick = self.pick(listener, connection);
-            if let (Some(lane), Pick::Worker(_) | Pick::Refusers) =
+            if let (Some(lane), Pick::Worker(_) | Pick::Unfit) =
                 (self.lanes.get_mut(&listener), &pick)
             {
                 lane.queue.pop_front();
             }
             match pick {
                 Pick::Worker(worker) => self.offer(connection, worker, now, actions),
-                Pick::Refusers => self.hold_refused(connection, now, actions),
+                Pick::Unfit => self.hold_unfit(connection, now, actions),
                 Pick::Nobody => break,
             }
         }
@@ -493,10 +489,10 @@ impl Scheduler {
                 continue;
             }
             lane.rotation.push_back(next);
-            if !refused_by.contains(&next) {
+            if worker.fits(connection, listener) && !refused_by.contains(&next) {
                 return Pick::Worker(next);
             }
-            pick = Pick::Refusers;
+            pick = Pick::Unfit;
         }
         pick
     }
@@ -522,12 +518,13 @@ impl Scheduler {
         to.set_word(
             connection,
             if offered.steals > 0 {
-                Word::Stolen
+                Word::Awaited
             } else {
                 Word::Offered
             },
         );
         to.counters.offered += 1;
+        self.overdue.remove(&connection);
         self.clock.push_back((now, connection));
         self.touched.push(worker);
         actions.push(Action::Offer { worker, connection });
@@ -673,6 +670,7 @@ impl Scheduler {
 
     /// Lets the others of the queue pass.
     fn hold(&mut self, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
+        self.overdue.remove(&connection);
         let Some(held) = self.connections.get_mut(&connection) else {
             return;
         };
@@ -687,12 +685,12 @@ impl Scheduler {
         }
     }
 
-    fn hold_refused(&mut self, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
+    fn hold_unfit(&mut self, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
         let Some(refused) = self.connections.get_mut(&connection) else {
             return;
         };
         if refused.rounds < REFUSED_ROUNDS {
-            refused.rounds += 1;
+            refused.rounds += u8::from(!refused.refused_by.is_empty());
             self.hold(connection, now, actions);
         } else {
             self.shut_down(connection, actions);
@@ -720,7 +718,7 @@ impl Scheduler {
                 return;
             }
             let fits = self.connections.get(&connection).is_some_and(|held| {
-                willing.seats.contains_key(&held.listener) && !held.refused_by.contains(&worker)
+                willing.fits(connection, held.listener) && !held.refused_by.contains(&worker)
             });
             if fits {
                 self.unhold(connection);
@@ -789,7 +787,7 @@ impl Scheduler {
         }
         let untaken: Vec<_> = retired
             .words()
-            .filter(|(_, word)| matches!(word, Word::Offered | Word::Stolen))
+            .filter(|(_, word)| matches!(word, Word::Offered | Word::Awaited))
             .collect();
         self.recount_all(worker);
         for (connection, _) in untaken {
@@ -807,7 +805,10 @@ impl Scheduler {
         let Some(revoked) = self.connections.get_mut(&connection) else {
             return;
         };
-        self.overdue.remove(&connection);
+        // What is promised to a thief counts as overdue until it is there, so that the thief gets nothing else.
+        if !matches!(then, Then::GiveTo(_)) {
+            self.overdue.remove(&connection);
+        }
         // The answer to an earlier order is on its way.
         if !matches!(revoked.state, State::Revoking { .. }) {
             actions.push(Action::Revoke { worker, connection });
@@ -851,22 +852,42 @@ impl Scheduler {
         self.stirred.extend(self.lanes.keys());
     }
 
-    /// The room of the queue, and the credit of the worker whose turn it is.
+    /// The room of the queue: then whatever becomes of the workers, the queue keeps its bound. If there is none, but a
+    /// worker has credit, one connection for that.
     fn room_of(&self, lane: &Lane) -> usize {
         if lane.users == 0 {
             return 0;
         }
-        let workers = lane
-            .rotation
-            .iter()
-            .filter_map(|worker| self.workers.get(worker));
-        let credit = workers
-            .filter(|worker| worker.can_be_offered(&self.settings))
-            .map(|w| w.credit(&self.settings));
-        self.settings.queue.saturating_sub(lane.waiting()) + credit.take(1).sum::<usize>()
+        let has_credit = |id| {
+            self.workers
+                .get(id)
+                .is_some_and(|worker| worker.can_be_offered(&self.settings))
+        };
+        match self.settings.queue.saturating_sub(lane.waiting()) {
+            0 => usize::from(lane.rotation.iter().any(has_credit)),
+            room => room,
+        }
+    }
+
+    /// Takes those out of the rotation whose turn it would be, up to the first that can be offered something. With no
+    /// room in the queue it depends on them whether the master accepts, so their news is awaited.
+    fn skip_spent(&mut self, listener: ListenerId) {
+        let Some(lane) = self.lanes.get_mut(&listener) else {
+            return;
+        };
+        while lane.waiting() >= self.settings.queue
+            && let Some(next) = lane.rotation.front()
+            && let Some(worker) = self.workers.get_mut(next)
+            && !worker.can_be_offered(&self.settings)
+        {
+            worker.seats.insert(listener, Seat::Out);
+            self.touched.push(*next);
+            lane.rotation.pop_front();
+        }
     }
 
     fn set_gate(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
+        self.skip_spent(listener);
         let Some(lane) = self.lanes.get(&listener) else {
             return;
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::WorkerId;
 
 use super::super::{Action, ConnectionId};
-use super::worker::{Pace, Standing, Worker};
+use super::worker::{Pace, Standing, Word, Worker};
 use super::{Scheduler, State, Then};
 
 /// How often a connection is stolen.
@@ -40,6 +40,7 @@ impl Scheduler {
                     self.overdue.insert(connection);
                     if let Some(late) = self.workers.get_mut(&worker) {
                         late.set_pace(Pace::Late);
+                        late.set_word(connection, Word::Awaited);
                         self.touched.push(worker);
                     }
                     if stolen_enough {
@@ -90,7 +91,7 @@ impl Scheduler {
                 continue;
             };
             let fits = thieves.iter().position(|(id, worker, credit)| {
-                *credit > 0 && *id != holder && worker.seats.contains_key(&overdue.listener)
+                *credit > 0 && worker.fits(connection, overdue.listener)
             });
             if let Some(fit) = fits {
                 let (id, worker, credit) = thieves.remove(fit);
@@ -106,14 +107,10 @@ impl Scheduler {
             return;
         };
         let wanted = worker.could_steal(&self.settings)
-            && self
-                .overdue
-                .iter()
-                .filter_map(|connection| self.connections.get(connection))
-                .any(|overdue| {
-                    worker.seats.contains_key(&overdue.listener)
-                        && overdue.state != (State::Overdue { worker: id })
-                });
+            && self.overdue.iter().any(|connection| {
+                let overdue = self.connections.get(connection);
+                overdue.is_some_and(|overdue| worker.fits(*connection, overdue.listener))
+            });
         let proven = worker.is_proven(self.settings.steal_after, now);
         let Standing::Active { pace, .. } = worker.standing else {
             return;
@@ -158,7 +155,7 @@ impl Scheduler {
         let can = self.workers.get(&thief).is_some_and(|worker| {
             worker.could_steal(&self.settings)
                 && worker.credit(&self.settings) > 0
-                && worker.seats.contains_key(&stolen.listener)
+                && worker.fits(connection, stolen.listener)
         });
         if can {
             self.offer(connection, thief, now, actions)

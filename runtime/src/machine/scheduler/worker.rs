@@ -46,8 +46,8 @@ pub(super) enum Channel {
 pub(super) enum Word {
     /// Offered, not settled.
     Offered,
-    /// As `Offered`; the connection was stolen from another, so its taking is news that somebody waits for.
-    Stolen,
+    /// As `Offered`, but its taking is news that somebody waits for: it was stolen, or is overdue.
+    Awaited,
     /// Taken; the master still has its copy.
     Taken,
     /// Revoked; the worker may still have a copy.
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     pub(super) fn untaken(&self) -> usize {
-        self.tally[Word::Offered as usize] + self.tally[Word::Stolen as usize]
+        self.tally[Word::Offered as usize] + self.tally[Word::Awaited as usize]
     }
 
     fn revoked(&self) -> usize {
@@ -143,6 +143,11 @@ impl Worker {
                 channel: Channel::Open
             }
         ) && self.credit(settings) > 0
+    }
+
+    /// Whether the worker can be offered this very connection: it may still have a revoked copy of it.
+    pub(super) fn fits(&self, connection: ConnectionId, listener: ListenerId) -> bool {
+        self.seats.contains_key(&listener) && !self.words.contains_key(&connection)
     }
 
     /// Whether an overdue offer of another could go to this worker, now or as soon as it is alive and empty-handed.
@@ -179,10 +184,11 @@ impl Worker {
         let spent =
             || self.credit(settings) == 0 && self.seats.values().any(|seat| *seat == Seat::Out);
         self.revoked() > 0
+            || self.tally[Word::Awaited as usize] > 0
             || match self.standing {
                 Standing::Active {
                     pace: Pace::Prompt, ..
-                } => self.tally[Word::Stolen as usize] > 0 || spent(),
+                } => spent(),
                 Standing::Active {
                     pace: Pace::Wanted { .. } | Pace::Late,
                     ..
