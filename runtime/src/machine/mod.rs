@@ -185,7 +185,8 @@ pub(crate) enum Action {
         connection: ConnectionId,
     },
     /// Revoke an offer. Answered at once by `Settled`: `Revoked`, or how the worker settled it first.
-    /// For a dead worker too: its forked child may share the board.
+    /// If the answer is on its way already, as `Settled` or as `OfferFailed`, there is no other. For a dead worker too: its
+    /// forked child may share the board.
     Revoke {
         worker: WorkerId,
         connection: ConnectionId,

@@ -56,6 +56,8 @@ pub(super) struct Process {
     pub(super) rings: bool,
     /// When its channel takes no offer.
     pub(super) full: bool,
+    /// The listeners that it asked for and did not close.
+    pub(super) uses: BTreeSet<ListenerId>,
     told: Told,
     channel: VecDeque<Message>,
     has_beaten: bool,
@@ -367,6 +369,9 @@ impl World {
             {
                 self.end_of_worker(*worker);
             }
+            Event::ListenerClosed { worker, listener } => {
+                self.worker(worker.0).uses.remove(listener);
+            }
             _ => {}
         }
         let mut actions = Vec::new();
@@ -514,8 +519,23 @@ impl World {
                     "{worker:?} is forgotten with an offer"
                 );
             }
-            Action::AnswerListen { worker, .. } | Action::RefuseListen { worker, .. } => {
+            Action::AnswerListen {
+                worker, listener, ..
+            } => {
                 assert!(!self.worker(worker.0).exited);
+                assert!(
+                    self.worker(worker.0).uses.insert(listener),
+                    "{worker:?} has {listener:?} twice"
+                );
+            }
+            Action::RefuseListen {
+                worker, listener, ..
+            } => {
+                assert!(!self.worker(worker.0).exited);
+                assert!(
+                    self.worker(worker.0).uses.contains(&listener),
+                    "{worker:?} does not have {listener:?}"
+                );
             }
             Action::CloseListener { listener } => {
                 self.ports
@@ -575,6 +595,7 @@ impl World {
             board: BTreeMap::new(),
             rings: false,
             full: false,
+            uses: BTreeSet::new(),
             told: Told::Nothing,
             channel: VecDeque::new(),
             has_beaten: false,
@@ -653,7 +674,12 @@ impl World {
         let process = self.worker(worker.0);
         let dead = process.exited;
         let Some(word) = process.board.get_mut(&connection) else {
-            panic!("{connection:?} is revoked, not offered")
+            let failed = Event::OfferFailed { worker, connection };
+            assert!(
+                self.events.contains(&failed),
+                "{connection:?} is revoked, not offered"
+            );
+            return;
         };
         let how = match word {
             Word::Offered => {
