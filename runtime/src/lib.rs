@@ -1,4 +1,4 @@
 //! Everport.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the shell is yet to use it"))]
+#[expect(dead_code, reason = "the shell is yet to use it")]
 mod machine;

@@ -13,13 +13,9 @@
 
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::{Generation, WorkerId};
+use everport_handoff::id::{Generation, ListenerId};
 
-use super::listeners::Admission;
-use super::supervision::WorkerState;
-use super::{
-    Action, Exit, Failure, ListenerId, Machine, Outcome, Phases, RequestId, Spread, Ticket,
-};
+use super::{Action, Failure, Machine, Outcome, Phases, Ticket, WorkerState};
 
 /// What the master is about.
 #[derive(Debug)]
@@ -27,7 +23,7 @@ pub(super) enum Course {
     /// When nothing has been started yet.
     New,
     /// When the first generation starts. Waits for all its workers.
-    First { generation: Generation },
+    First,
     /// When one generation is active.
     Serving { active: Generation },
     /// When the next generation starts beside the active one. Waits for all its workers.
@@ -79,7 +75,7 @@ impl Machine {
     pub(super) fn started(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if let Course::New = self.course {
             let generation = self.next_generation();
-            self.course = Course::First { generation };
+            self.course = Course::First;
             self.start_generation(generation, now, actions);
         }
     }
@@ -91,7 +87,7 @@ impl Machine {
             Course::Settling { .. } | Course::Ending { .. } | Course::Finished => {
                 self.refuse_pending(actions)
             }
-            Course::New | Course::First { .. } | Course::Reloading { .. } => {}
+            Course::New | Course::First | Course::Reloading { .. } => {}
         }
     }
 
@@ -104,7 +100,7 @@ impl Machine {
             self.fail(next, Failure::Stopped, now, actions);
         }
         self.refuse_pending(actions);
-        if at_once || matches!(self.course, Course::New | Course::First { .. }) {
+        if at_once || matches!(self.course, Course::New | Course::First) {
             let failure = match &mut self.course {
                 Course::Ending { failure } => failure.take(),
                 _ => None,
@@ -152,231 +148,6 @@ impl Machine {
             Course::Settling { until } => Some(until),
             _ => None,
         }
-    }
-}
-
-/// What a worker says, or what becomes of it.
-impl Machine {
-    pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(worker) = self.supervision.get(id) else {
-            return;
-        };
-        let WorkerState::Starting { .. } = worker.state else {
-            return;
-        };
-        match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => {
-                self.supervision.ready(id, now);
-                if self.supervision.all_ready(worker.generation) {
-                    self.commit(worker.generation, now, actions);
-                }
-            }
-            Some(GenerationState::Active { .. }) => {
-                self.activate(id, now, actions);
-                for other in self.supervision.of_slot(worker.generation, worker.slot) {
-                    if let Some(WorkerState::Leaving { .. }) =
-                        self.supervision.get(other).map(|other| other.state)
-                    {
-                        self.drain(other, now, actions);
-                    }
-                }
-                self.limit_claims(id, actions);
-            }
-            // Its kill is on its way.
-            Some(GenerationState::Draining { .. } | GenerationState::Failed { .. }) | None => {}
-        }
-    }
-
-    pub(super) fn worker_leaving(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(worker) = self.supervision.get(id) else {
-            return;
-        };
-        match worker.state {
-            WorkerState::Starting { .. } | WorkerState::Ready { .. } => {
-                let failure = Failure::Left {
-                    slot: worker.slot,
-                    worker: id,
-                };
-                self.could_not_start(id, failure, now, actions);
-            }
-            // A stop drains everybody soon.
-            WorkerState::Active { .. } if matches!(self.course, Course::Settling { .. }) => {}
-            WorkerState::Active { .. } => {
-                self.supervision.leave(id, now);
-                self.fill_slots(now, actions);
-            }
-            WorkerState::Leaving { .. }
-            | WorkerState::Draining { .. }
-            | WorkerState::Drained { .. }
-            | WorkerState::Killed { .. } => {}
-        }
-    }
-
-    pub(super) fn worker_incompatible(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(worker) = self.supervision.get(id) {
-            self.could_not_start(
-                id,
-                Failure::Incompatible {
-                    slot: worker.slot,
-                    worker: id,
-                    reason,
-                },
-                now,
-                actions,
-            );
-        }
-    }
-
-    pub(super) fn worker_broke(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(worker) = self.supervision.get(id) {
-            self.scheduler.distrust(id, actions);
-            self.could_not_start(
-                id,
-                Failure::Broke {
-                    slot: worker.slot,
-                    worker: id,
-                    reason,
-                },
-                now,
-                actions,
-            );
-        }
-    }
-
-    pub(super) fn worker_exited(
-        &mut self,
-        id: WorkerId,
-        exit: Exit,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(worker) = self.supervision.get(id) {
-            self.scheduler.exited(id, actions);
-            self.worker_gone(
-                id,
-                Failure::Exited {
-                    slot: worker.slot,
-                    worker: id,
-                    exit,
-                },
-                now,
-                actions,
-            );
-        }
-    }
-
-    pub(super) fn spawn_failed(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(worker) = self.supervision.get(id) {
-            self.scheduler.never_started(id);
-            self.worker_gone(
-                id,
-                Failure::SpawnFailed {
-                    slot: worker.slot,
-                    reason,
-                },
-                now,
-                actions,
-            );
-        }
-    }
-
-    /// Acts on every worker whose deadline has come, and on every slot that has waited long enough.
-    pub(super) fn deadlines(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        for id in self.supervision.due(now) {
-            // Looked up again: what became of one worker may have decided on the next.
-            let Some(worker) = self.supervision.get(id) else {
-                continue;
-            };
-            match worker.state {
-                WorkerState::Starting { .. } => {
-                    let after = self.settings.ready_timeout;
-                    let failure = Failure::NotReady {
-                        slot: worker.slot,
-                        worker: id,
-                        after,
-                    };
-                    self.could_not_start(id, failure, now, actions);
-                }
-                WorkerState::Leaving { .. } => self.drain(id, now, actions),
-                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. }
-                    if deadline <= now =>
-                {
-                    self.kill(id, now, actions);
-                }
-                _ => {}
-            }
-        }
-        self.fill_slots(now, actions);
-    }
-
-    pub(super) fn listen_asked(
-        &mut self,
-        id: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(worker) = self.supervision.get(id) {
-            let counts = matches!(
-                self.generation_state(worker.generation),
-                Some(GenerationState::Starting { .. } | GenerationState::Active { .. })
-            );
-            let claimant = counts.then_some((worker.generation, worker.slot));
-            match self.listeners.asked(id, listener, claimant) {
-                Admission::Granted(spread) => {
-                    actions.push(Action::AnswerListen {
-                        worker: id,
-                        request,
-                        listener,
-                    });
-                    if spread == Spread::Offered {
-                        self.scheduler.add_use(id, listener);
-                    }
-                }
-                Admission::InUse => actions.push(Action::RefuseListen {
-                    worker: id,
-                    request,
-                    listener,
-                }),
-                Admission::Unknown => {}
-            }
-        }
-        // Bound for one that is gone, or on its way out.
-        self.close_unclaimed(actions);
-    }
-
-    pub(super) fn listener_closed(
-        &mut self,
-        id: WorkerId,
-        listener: ListenerId,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.supervision.get(id) else {
-            return;
-        };
-        let slot = (worker.generation, worker.slot);
-        let others = self.supervision.of_slot(worker.generation, worker.slot);
-        self.listeners.closed(id, listener, slot, &others);
-        self.scheduler.remove_use(id, listener);
-        self.close_unclaimed(actions);
     }
 }
 
@@ -432,7 +203,12 @@ impl Machine {
         }
     }
 
-    fn commit(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn commit(
+        &mut self,
+        generation: Generation,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let before = std::mem::replace(&mut self.course, Course::Serving { active: generation });
         self.generations
             .insert(generation, GenerationState::Active { since: now });
@@ -482,7 +258,7 @@ impl Machine {
     }
 
     /// A starting generation cannot start.
-    fn fail(
+    pub(super) fn fail(
         &mut self,
         generation: Generation,
         failure: Failure,
@@ -522,7 +298,7 @@ impl Machine {
                     self.begin_pending(now, actions);
                 }
             }
-            Course::First { .. } => {
+            Course::First => {
                 self.refuse_pending(actions);
                 self.end_at_once(Some(failure), now, actions);
             }
@@ -530,49 +306,7 @@ impl Machine {
         }
     }
 
-    /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
-    /// again when it has gone.
-    fn could_not_start(
-        &mut self,
-        id: WorkerId,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.supervision.get(id) else {
-            return;
-        };
-        match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => {
-                self.fail(worker.generation, failure, now, actions)
-            }
-            _ => self.kill(id, now, actions),
-        }
-    }
-
-    fn worker_gone(
-        &mut self,
-        id: WorkerId,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.supervision.get(id) else {
-            return;
-        };
-        self.listeners.worker_gone(id);
-        self.supervision.gone(id, now);
-        if let Some(GenerationState::Starting { .. }) = self.generation_state(worker.generation) {
-            self.fail(worker.generation, failure, now, actions);
-        }
-        for other in self.supervision.of_slot(worker.generation, worker.slot) {
-            self.limit_claims(other, actions);
-        }
-        self.drop_generation_if_gone(worker.generation);
-        self.fill_slots(now, actions);
-    }
-
-    fn drop_generation_if_gone(&mut self, generation: Generation) {
+    pub(super) fn drop_generation_if_gone(&mut self, generation: Generation) {
         let retired = matches!(
             self.generation_state(generation),
             Some(GenerationState::Draining { .. } | GenerationState::Failed { .. })
@@ -613,65 +347,11 @@ impl Machine {
 
 /// Steps that concern several machines.
 impl Machine {
-    fn generation_state(&self, generation: Generation) -> Option<GenerationState> {
+    pub(super) fn generation_state(&self, generation: Generation) -> Option<GenerationState> {
         self.generations.get(&generation).copied()
     }
 
-    fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        for worker in self.supervision.fill(now, actions) {
-            self.scheduler.join(worker);
-        }
-    }
-
-    fn activate(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        self.supervision.activate(worker, now, actions);
-        self.scheduler.activate(worker, now, actions);
-    }
-
-    fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        self.scheduler.stop(worker, actions);
-        self.supervision.drain(worker, now, actions);
-    }
-
-    fn kill(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let state = self.supervision.get(id).map(|worker| worker.state);
-        if !matches!(state, None | Some(WorkerState::Killed { .. })) {
-            self.scheduler.stop(id, actions);
-            self.supervision.kill(id, now, actions);
-        }
-    }
-
-    fn kill_where(
-        &mut self,
-        doomed: impl Fn(WorkerState) -> bool,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let workers: Vec<_> = self
-            .supervision
-            .workers()
-            .filter(|(_, worker)| doomed(worker.state))
-            .map(|(id, _)| id)
-            .collect();
-        for worker in workers {
-            self.kill(worker, now, actions);
-        }
-    }
-
-    /// The slot of this worker, if it is served, claims nothing but what its workers use.
-    fn limit_claims(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
-        let Some(worker) = self.supervision.get(id) else {
-            return;
-        };
-        if self.supervision.is_served(worker.generation, worker.slot) {
-            let workers = self.supervision.of_slot(worker.generation, worker.slot);
-            self.listeners
-                .limit_claims((worker.generation, worker.slot), &workers);
-            self.close_unclaimed(actions);
-        }
-    }
-
-    fn close_unclaimed(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn close_unclaimed(&mut self, actions: &mut Vec<Action>) {
         for listener in self.listeners.take_unclaimed() {
             self.close(listener, actions);
         }
@@ -683,7 +363,7 @@ impl Machine {
         }
     }
 
-    fn close(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
+    pub(super) fn close(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
         actions.push(Action::CloseListener { listener });
         self.scheduler.close(listener, actions);
     }

@@ -110,12 +110,15 @@ impl Listeners {
 
     /// Drops, and names, the listeners that nobody claims any more.
     pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
-        self.held
-            .extract_if(.., |_, listener| {
-                !listener.configured && listener.claims.is_empty()
-            })
-            .map(|(listener, _)| listener)
-            .collect()
+        let mut unclaimed = Vec::new();
+        self.held.retain(|id, listener| {
+            let keep = listener.configured || !listener.claims.is_empty();
+            if !keep {
+                unclaimed.push(*id);
+            }
+            keep
+        });
+        unclaimed
     }
 
     /// Drops, and names, all listeners: the master stops.

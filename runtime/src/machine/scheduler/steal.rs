@@ -90,7 +90,7 @@ impl Scheduler {
             let State::Overdue { worker: holder } = overdue.state else {
                 continue;
             };
-            let fits = thieves.iter().position(|(id, worker, credit)| {
+            let fits = thieves.iter().position(|(_, worker, credit)| {
                 *credit > 0 && worker.fits(connection, overdue.listener)
             });
             if let Some(fit) = fits {

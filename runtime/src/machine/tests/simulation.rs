@@ -9,7 +9,7 @@ use std::time::Duration;
 use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::super::*;
-use super::world::{Mood, PORT, Word, World};
+use super::world::{Mood, PORT, World};
 
 const HISTORIES: u64 = 2_000;
 const STEPS: u64 = 150;
