@@ -49,7 +49,7 @@ impl Machine {
                     slot: worker.slot,
                     worker: id,
                 };
-                self.could_not_start(id, failure, now, actions);
+                self.give_up_on(id, failure, now, actions);
             }
             // A stop drains everybody soon.
             WorkerState::Active { .. } if matches!(self.course, Course::Settling { .. }) => {}
@@ -72,7 +72,7 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         if let Some(worker) = self.supervision.get(id) {
-            self.could_not_start(
+            self.give_up_on(
                 id,
                 Failure::Incompatible {
                     slot: worker.slot,
@@ -94,7 +94,7 @@ impl Machine {
     ) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.distrust(id, actions);
-            self.could_not_start(
+            self.give_up_on(
                 id,
                 Failure::Broke {
                     slot: worker.slot,
@@ -165,7 +165,7 @@ impl Machine {
                         worker: id,
                         after,
                     };
-                    self.could_not_start(id, failure, now, actions);
+                    self.give_up_on(id, failure, now, actions);
                 }
                 WorkerState::Leaving { .. } => self.drain(id, now, actions),
                 WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. }
@@ -233,7 +233,7 @@ impl Machine {
 
     /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
-    fn could_not_start(
+    fn give_up_on(
         &mut self,
         id: WorkerId,
         failure: Failure,

@@ -142,6 +142,9 @@ impl Scheduler {
                 _ => self.held.push_back((until, connection)),
             }
         }
+        for worker in self.workers.values_mut() {
+            worker.seats.remove(&listener);
+        }
     }
 
     pub(super) fn close_intake(&mut self) {

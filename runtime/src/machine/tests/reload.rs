@@ -371,3 +371,40 @@ fn several_old_generations_drain_at_once_and_vanish_with_their_last_worker() {
         .collect();
     assert_eq!(left, [3, 4]);
 }
+
+#[test]
+fn status_tells_who_is_in_which_state_since_when() {
+    let mut world = World::serving();
+    let begin = world.now;
+    world.pass_millis(5);
+    world.reload(1);
+    world.reload(2);
+    let generation = Generation(2);
+    assert_eq!(
+        world.machine.reload(),
+        ReloadView::Running {
+            generation,
+            pending: true
+        }
+    );
+    let workers: Vec<_> = world
+        .machine
+        .workers()
+        .map(|view| (view.state.since() - begin).as_millis())
+        .collect();
+    assert_eq!(workers, [0, 0, 5, 5]);
+    let generations: Vec<_> = world
+        .machine
+        .generations()
+        .map(|(_, state)| (state.since() - begin).as_millis())
+        .collect();
+    assert_eq!(generations, [0, 5]);
+    world.connect(3);
+    world.pass_millis(50);
+    let counters: Vec<_> = world
+        .machine
+        .workers()
+        .map(|view| (view.counters.offered, view.counters.taken))
+        .collect();
+    assert_eq!(counters, [(2, 2), (1, 1), (0, 0), (0, 0)]);
+}

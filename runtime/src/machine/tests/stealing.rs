@@ -239,3 +239,37 @@ fn worker_rings_while_it_holds_a_revoked_copy() {
     assert!(!world.workers[&WorkerId(1)].rings);
     assert!(!world.workers[&WorkerId(2)].rings);
 }
+
+#[test]
+fn every_connection_is_served_in_time_by_the_other_while_one_worker_is_blocked() {
+    let mut world = World::with(Settings {
+        credit: 16,
+        queue: 64,
+        ..World::settings()
+    });
+    world.bind(PORT, Spread::Offered, true);
+    world.feed(Event::Started);
+    world.all_ready();
+    for clients in 1..400 {
+        if clients == 100 {
+            world.set_mood(1, Mood::Blocked);
+        }
+        if clients == 250 {
+            world.exit(1, 9);
+        }
+        world.connect(1);
+        world.pass_millis(2);
+        let lying = world.copies.len()
+            - world
+                .workers
+                .values()
+                .map(|process| process.taken())
+                .sum::<usize>();
+        assert!(
+            lying <= 27,
+            "{lying} wait for more than the 50 ms in which 25 came"
+        );
+    }
+    world.pass_millis(50);
+    assert!(world.copies.is_empty());
+}

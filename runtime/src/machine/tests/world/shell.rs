@@ -1,0 +1,438 @@
+//! What the shell, the kernel and the workers do: events in, actions out, one instant at a time. Each action is checked
+//! against what has happened so far.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+
+use super::super::super::*;
+use super::{Message, Mood, Process, Told, Word, World};
+
+impl World {
+    /// Feeds one event, and whatever follows from it.
+    pub(in super::super) fn feed(&mut self, event: Event) {
+        self.events.push_back(event);
+        self.run();
+    }
+
+    pub(in super::super) fn run(&mut self) {
+        for _ in 0..100_000 {
+            if let Some(event) = self.events.pop_front() {
+                self.handle(event);
+            } else if !self.accept() && !self.let_workers_act() {
+                return self.check();
+            }
+        }
+        panic!("one instant does not end");
+    }
+
+    fn handle(&mut self, event: Event) {
+        match &event {
+            Event::WorkerExited { worker, .. } => {
+                let process = self.worker(worker.0);
+                process.exited = true;
+                process
+                    .board
+                    .retain(|_, word| !matches!(word, Word::Revoked | Word::Released));
+                self.end_of_worker(*worker);
+            }
+            Event::SpawnFailed { worker, .. } => {
+                self.end_of_worker(*worker);
+                self.workers.remove(worker);
+            }
+            Event::WorkerLeaving { worker }
+                if matches!(self.state(worker.0), Some(WorkerState::Active { .. })) =>
+            {
+                self.end_of_worker(*worker);
+            }
+            Event::ListenerClosed { worker, listener } => {
+                self.worker(worker.0).uses.remove(listener);
+            }
+            _ => {}
+        }
+        let mut actions = Vec::new();
+        self.machine.handle(event, self.now, &mut actions);
+        for action in actions {
+            self.perform(&action);
+            self.log.push(action);
+        }
+    }
+
+    fn end_of_worker(&mut self, worker: WorkerId) {
+        let process = &self.workers[&worker];
+        self.backoff
+            .ended(process.generation, process.slot, worker, self.now);
+    }
+
+    /// Accepts from one port, for `room` is to be asked again when the connections of the last one have been fed.
+    fn accept(&mut self) -> bool {
+        for (&listener, port) in &mut self.ports {
+            let room = if port.accepting {
+                self.machine.room(listener)
+            } else {
+                0
+            };
+            for _ in 0..room.min(port.backlog) {
+                port.backlog -= 1;
+                self.last_connection += 1;
+                let connection = ConnectionId(self.last_connection);
+                self.copies.insert(connection, listener);
+                self.events.push_back(Event::Accepted {
+                    listener,
+                    connection,
+                });
+            }
+            if !self.events.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn let_workers_act(&mut self) -> bool {
+        let acting = |process: &Process| {
+            process.mood != Mood::Blocked && !process.channel.is_empty() && !process.exited
+        };
+        let Some(worker) = self
+            .workers
+            .iter()
+            .find(|(_, process)| acting(process))
+            .map(|(id, _)| *id)
+        else {
+            return false;
+        };
+        self.act(worker, self.workers[&worker].mood != Mood::Refusing);
+        true
+    }
+
+    /// The worker reads one message of its channel, and takes or refuses what it is offered.
+    pub(in super::super) fn act(&mut self, worker: WorkerId, willing: bool) {
+        let process = self.worker(worker.0);
+        match process.channel.pop_front() {
+            None => {}
+            Some(Message::AskBeat) => process.has_beaten = true,
+            Some(Message::Offer(connection)) => {
+                if let Some(word) = process.board.get_mut(&connection) {
+                    *word = match (*word, willing) {
+                        (Word::Offered, true) => Word::Taken { read: false },
+                        (Word::Offered, false) => Word::Refused { read: false },
+                        (Word::Revoked, _) => Word::Released,
+                        (other, _) => other,
+                    };
+                }
+            }
+        }
+        if self.worker(worker.0).rings {
+            self.read_board(worker);
+        }
+    }
+
+    /// The shell reports what it has not seen yet.
+    pub(super) fn read_board(&mut self, worker: WorkerId) {
+        let process = self
+            .workers
+            .get_mut(&worker)
+            .expect("a board is read while it exists");
+        if process.exited {
+            return;
+        }
+        if std::mem::take(&mut process.has_beaten) {
+            self.events.push_back(Event::Beat { worker });
+        }
+        let mut report = |connection, how| {
+            self.events.push_back(Event::Settled {
+                worker,
+                connection,
+                how,
+            })
+        };
+        process.board.retain(|connection, word| {
+            match word {
+                Word::Taken { read: read @ false } => {
+                    *read = true;
+                    report(*connection, Settled::Taken);
+                }
+                Word::Refused { read: read @ false } => {
+                    *read = true;
+                    report(*connection, Settled::Refused);
+                }
+                Word::Released => report(*connection, Settled::Released),
+                _ => {}
+            }
+            *word != Word::Released
+        });
+    }
+
+    fn perform(&mut self, action: &Action) {
+        match *action {
+            Action::Spawn {
+                worker,
+                slot,
+                generation,
+            } => self.spawn(worker, slot, generation),
+            Action::Kill { worker } => {
+                self.told(worker, Told::Kill);
+                self.worker(worker.0).mood = Mood::Blocked;
+                if !self.dies_slowly {
+                    self.events.push_back(Event::WorkerExited {
+                        worker,
+                        exit: Exit::Signal(9),
+                    });
+                }
+            }
+            Action::Activate { worker } => self.told(worker, Told::Activate),
+            Action::Drain { worker, .. } => self.told(worker, Told::Drain),
+            Action::Pause { .. } => panic!("nothing pauses a worker yet"),
+            Action::Forget { worker } => {
+                let forgotten = self
+                    .workers
+                    .remove(&worker)
+                    .expect("a worker is forgotten once");
+                assert!(forgotten.exited, "{worker:?} is forgotten while it lives");
+                let settled = |word: &Word| !matches!(word, Word::Offered);
+                assert!(
+                    forgotten.board.values().all(settled),
+                    "{worker:?} is forgotten with an offer"
+                );
+            }
+            Action::AnswerListen {
+                worker, listener, ..
+            } => {
+                assert!(!self.worker(worker.0).exited);
+                assert!(
+                    self.worker(worker.0).uses.insert(listener),
+                    "{worker:?} has {listener:?} twice"
+                );
+            }
+            Action::RefuseListen {
+                worker, listener, ..
+            } => {
+                assert!(!self.worker(worker.0).exited);
+                assert!(
+                    self.worker(worker.0).uses.contains(&listener),
+                    "{worker:?} does not have {listener:?}"
+                );
+            }
+            Action::CloseListener { listener } => {
+                self.ports
+                    .remove(&listener)
+                    .expect("a listener is closed once");
+            }
+            Action::StartAccepting { listener } => self.set_accepting(listener, true),
+            Action::StopAccepting { listener } => self.set_accepting(listener, false),
+            Action::Offer { worker, connection } => self.offer(worker, connection),
+            Action::Revoke { worker, connection } => self.revoke(worker, connection),
+            Action::AskBeat { worker } => self.worker(worker.0).channel.push_back(Message::AskBeat),
+            Action::Ring { worker, on } => {
+                assert_ne!(
+                    self.worker(worker.0).rings,
+                    on,
+                    "only changes of the ring are told"
+                );
+                self.worker(worker.0).rings = on;
+                if on {
+                    self.read_board(worker);
+                }
+            }
+            Action::FreeWord { worker, connection } => {
+                let word = self.worker(worker.0).board.remove(&connection);
+                let taken = word == Some(Word::Taken { read: true })
+                    && !self.copies.contains_key(&connection);
+                assert!(
+                    taken || word == Some(Word::Refused { read: true }),
+                    "{connection:?}: freed {word:?}"
+                );
+            }
+            Action::Close { connection } => self.close(connection),
+            Action::Shutdown { connection } => self.shut_down(connection),
+            Action::ReloadStarted { generation, .. } => {
+                assert_eq!(self.running_reload, None, "two reloads run");
+                self.running_reload = Some(generation);
+            }
+            Action::ReloadEnded {
+                generation,
+                ref tickets,
+                ref outcome,
+                ..
+            } => {
+                let never_began = *outcome == Outcome::RolledBack(Failure::Stopped);
+                assert!(
+                    self.running_reload == Some(generation) || never_began,
+                    "a reload ends that does not run"
+                );
+                self.running_reload = self.running_reload.filter(|running| *running != generation);
+                for ticket in tickets {
+                    *self
+                        .tickets
+                        .get_mut(ticket)
+                        .expect("a ticket that was given") += 1;
+                }
+            }
+            Action::Finish { .. } => {
+                assert!(self.workers.is_empty(), "finished with workers");
+                assert!(self.copies.is_empty(), "finished with connections");
+            }
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
+        self.backoff.spawned(generation, slot, worker, self.now);
+        let process = Process {
+            slot,
+            generation,
+            mood: Mood::Prompt,
+            exited: false,
+            board: BTreeMap::new(),
+            rings: false,
+            full: false,
+            uses: BTreeSet::new(),
+            told: Told::Nothing,
+            channel: VecDeque::new(),
+            has_beaten: false,
+        };
+        assert!(
+            self.workers.insert(worker, process).is_none(),
+            "{worker:?} is started twice"
+        );
+        if std::mem::take(&mut self.next_spawn_fails) {
+            self.events.push_back(Event::SpawnFailed {
+                worker,
+                reason: "no such file".into(),
+            });
+        }
+    }
+
+    fn told(&mut self, worker: WorkerId, what: Told) {
+        let process = self.worker(worker.0);
+        assert!(
+            !process.exited,
+            "{worker:?} is told {what:?} when it has gone"
+        );
+        let legal = match what {
+            Told::Nothing => false,
+            Told::Activate => process.told == Told::Nothing,
+            Told::Drain => process.told == Told::Activate,
+            Told::Kill => process.told != Told::Kill,
+        };
+        assert!(
+            legal,
+            "{worker:?} is told {what:?} after {:?}",
+            process.told
+        );
+        process.told = what;
+    }
+
+    fn set_accepting(&mut self, listener: ListenerId, accepting: bool) {
+        let port = self.ports.get_mut(&listener).expect("an open listener");
+        assert_ne!(port.accepting, accepting, "only changes are told");
+        port.accepting = accepting;
+    }
+
+    fn offer(&mut self, worker: WorkerId, connection: ConnectionId) {
+        assert!(
+            self.copies.contains_key(&connection),
+            "{connection:?} is offered without a copy"
+        );
+        for process in self.workers.values() {
+            let word = process.board.get(&connection);
+            assert!(
+                matches!(word, None | Some(Word::Revoked | Word::Released)),
+                "{connection:?} is offered while {word:?}"
+            );
+        }
+        assert!(
+            !self.worker(worker.0).board.contains_key(&connection),
+            "{worker:?} gets {connection:?} twice"
+        );
+        self.offered_once.insert(connection);
+        let process = self.worker(worker.0);
+        assert!(
+            !process.exited && process.told == Told::Activate,
+            "{worker:?} is offered, but {:?}",
+            process.told
+        );
+        if process.full {
+            self.events
+                .push_back(Event::OfferFailed { worker, connection });
+        } else {
+            process.board.insert(connection, Word::Offered);
+            process.channel.push_back(Message::Offer(connection));
+        }
+    }
+
+    fn revoke(&mut self, worker: WorkerId, connection: ConnectionId) {
+        let process = self.worker(worker.0);
+        let dead = process.exited;
+        let Some(word) = process.board.get_mut(&connection) else {
+            let failed = Event::OfferFailed { worker, connection };
+            assert!(
+                self.events.contains(&failed),
+                "{connection:?} is revoked, not offered"
+            );
+            return;
+        };
+        let how = match word {
+            Word::Offered => {
+                *word = Word::Revoked;
+                Settled::Revoked
+            }
+            Word::Taken { read: read @ false } => {
+                *read = true;
+                Settled::Taken
+            }
+            Word::Refused { read: read @ false } => {
+                *read = true;
+                Settled::Refused
+            }
+            // Reported already; the event is under way.
+            _ => return,
+        };
+        if dead && how != Settled::Taken {
+            process.board.remove(&connection);
+        }
+        self.events.push_back(Event::Settled {
+            worker,
+            connection,
+            how,
+        });
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        self.copies
+            .remove(&connection)
+            .expect("a copy is closed once");
+        let words: Vec<_> = self
+            .workers
+            .values()
+            .filter_map(|process| process.board.get(&connection))
+            .collect();
+        assert_eq!(
+            words,
+            [&Word::Taken { read: true }],
+            "{connection:?} is closed"
+        );
+    }
+
+    fn shut_down(&mut self, connection: ConnectionId) {
+        let listener = self
+            .copies
+            .remove(&connection)
+            .expect("a copy is shut down once");
+        let owned =
+            |process: &Process| process.board.get(&connection) == Some(&Word::Taken { read: true });
+        let owner_is_dead = self
+            .workers
+            .values()
+            .any(|process| owned(process) && process.exited);
+        let refused =
+            self.offered_once.contains(&connection) && self.count_offers(connection) > 100;
+        assert!(
+            owner_is_dead || !self.ports.contains_key(&listener) || refused,
+            "{connection:?} is shut down without need"
+        );
+    }
+
+    fn count_offers(&self, of: ConnectionId) -> usize {
+        self.count(|action| matches!(action, Action::Offer { connection, .. } if *connection == of))
+    }
+}
