@@ -32,6 +32,7 @@ pub(crate) struct Machine {
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 impl Machine {
+    /// A master that has not been started.
     pub(crate) fn new(settings: Settings) -> Self {
         let settings = Settings {
             ready_timeout: settings.ready_timeout.min(LONGEST),
@@ -106,6 +107,7 @@ impl Machine {
         )
     }
 
+    /// Whether a reload is under way, and whether another waits.
     pub(crate) fn reload(&self) -> ReloadView {
         match self.course {
             Course::Reloading { next, .. } => ReloadView::Running {

@@ -306,7 +306,7 @@ impl Scheduler {
             self.set_ring(worker, actions);
         }
         while let Some(&(since, connection)) = self.clock.front()
-            && self.offered_since(connection) != Some(since)
+            && self.holder_since(connection, since).is_none()
         {
             self.clock.pop_front();
         }
@@ -329,9 +329,10 @@ impl Scheduler {
         }
     }
 
-    fn offered_since(&self, connection: ConnectionId) -> Option<Instant> {
+    /// The worker before which the connection has lain since then, if it still does.
+    fn holder_since(&self, connection: ConnectionId, then: Instant) -> Option<WorkerId> {
         match self.connections.get(&connection)?.state {
-            State::Offered { since, .. } => Some(since),
+            State::Offered { worker, since } if since == then => Some(worker),
             _ => None,
         }
     }

@@ -25,31 +25,36 @@ impl Scheduler {
     /// Finds the offers that have been untaken for `steal_after`.
     pub(super) fn find_overdue(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(&(since, connection)) = self.clock.front() {
-            let overdue = now.saturating_duration_since(since) >= self.settings.steal_after;
-            match self.connections.get_mut(&connection) {
-                Some(offered) if matches!(offered.state, State::Offered { since: at, .. } if at == since) =>
-                {
-                    if !overdue {
-                        return;
-                    }
-                    let State::Offered { worker, .. } = offered.state else {
-                        return;
-                    };
-                    let stolen_enough = offered.steals >= STEALS;
-                    offered.state = State::Overdue { worker };
-                    self.overdue.insert(connection);
-                    if let Some(late) = self.workers.get_mut(&worker) {
-                        late.set_pace(Pace::Late);
-                        late.set_word(connection, Word::Awaited);
-                        self.touched.push(worker);
-                    }
-                    if stolen_enough {
-                        self.revoke(worker, connection, Then::Hold, actions);
-                    }
+            if let Some(holder) = self.holder_since(connection, since) {
+                if now.saturating_duration_since(since) < self.settings.steal_after {
+                    return;
                 }
-                _ => {}
+                self.mark_overdue(connection, holder, actions);
             }
             self.clock.pop_front();
+        }
+    }
+
+    fn mark_overdue(
+        &mut self,
+        connection: ConnectionId,
+        holder: WorkerId,
+        actions: &mut Vec<Action>,
+    ) {
+        let (Some(overdue), Some(late)) = (
+            self.connections.get_mut(&connection),
+            self.workers.get_mut(&holder),
+        ) else {
+            return;
+        };
+        late.set_pace(Pace::Late);
+        late.set_word(connection, Word::Awaited);
+        self.touched.push(holder);
+        if overdue.steals >= STEALS {
+            self.revoke(holder, connection, Then::Hold, actions);
+        } else {
+            overdue.state = State::Overdue { worker: holder };
+            self.overdue.insert(connection);
         }
     }
 
@@ -151,16 +156,16 @@ impl Scheduler {
         let Some(stolen) = self.connections.get_mut(&connection) else {
             return;
         };
-        stolen.steals += 1;
         let can = self.workers.get(&thief).is_some_and(|worker| {
             worker.could_steal(&self.settings)
                 && worker.credit(&self.settings) > 0
                 && worker.fits(connection, stolen.listener)
         });
         if can {
-            self.offer(connection, thief, now, actions)
+            stolen.steals += 1;
+            self.offer(connection, thief, now, actions);
         } else {
-            self.enqueue(connection, actions)
+            self.enqueue(connection, actions);
         }
     }
 }

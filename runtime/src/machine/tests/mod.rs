@@ -1,5 +1,6 @@
 //! The machines in a world without processes, sockets and time: scenarios by rule, and random histories.
 
+mod accepting;
 mod listening;
 mod nonsense;
 mod offers;

@@ -273,3 +273,16 @@ fn every_connection_is_served_in_time_by_the_other_while_one_worker_is_blocked()
     world.pass_millis(50);
     assert!(world.copies.is_empty());
 }
+
+#[test]
+fn worker_that_has_just_taken_something_is_not_asked_for_a_beat() {
+    let mut world = World::serving();
+    world.set_mood(1, Mood::Blocked);
+    world.connect(2);
+    world.pass_millis(50);
+    assert_eq!(owner(&world, 1), Some(2));
+    assert_eq!(
+        world.count(|action| matches!(action, Action::AskBeat { .. })),
+        0
+    );
+}

@@ -1,6 +1,7 @@
 //! The shell, the workers, the kernel and the clock, as far as the machines can tell. Checks after every event what must
 //! hold at all times.
 
+mod board;
 mod check;
 mod shell;
 
@@ -163,6 +164,14 @@ impl World {
         let mut world = Self::starting();
         world.all_ready();
         world.log.clear();
+        world
+    }
+
+    /// As `serving`, but the workers do nothing.
+    pub(super) fn blocked() -> Self {
+        let mut world = Self::serving();
+        world.set_mood(1, Mood::Blocked);
+        world.set_mood(2, Mood::Blocked);
         world
     }
 
