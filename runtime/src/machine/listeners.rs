@@ -37,7 +37,12 @@ pub(super) enum Admission {
 
 impl Listeners {
     pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
-        let bound = Listener { spread, configured, users: BTreeSet::new(), claims: BTreeSet::new() };
+        let bound = Listener {
+            spread,
+            configured,
+            users: BTreeSet::new(),
+            claims: BTreeSet::new(),
+        };
         self.held.entry(listener).or_insert(bound);
     }
 
@@ -56,7 +61,11 @@ impl Listeners {
             return Admission::Unknown;
         };
         asked.claims.extend(claimant);
-        if asked.users.insert(worker) { Admission::Granted(asked.spread) } else { Admission::InUse }
+        if asked.users.insert(worker) {
+            Admission::Granted(asked.spread)
+        } else {
+            Admission::InUse
+        }
     }
 
     /// The worker closed the listener; `others` are the workers that share its slot.
@@ -93,16 +102,23 @@ impl Listeners {
     /// The generation is on its way out: it claims nothing more.
     pub(super) fn drop_claims(&mut self, generation: Generation) {
         for listener in self.held.values_mut() {
-            listener.claims.retain(|(claimant, _)| *claimant != generation);
+            listener
+                .claims
+                .retain(|(claimant, _)| *claimant != generation);
         }
     }
 
     /// Drops, and names, the listeners that nobody claims any more.
     pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
-        self.held
-            .extract_if(.., |_, listener| !listener.configured && listener.claims.is_empty())
-            .map(|(listener, _)| listener)
-            .collect()
+        let mut unclaimed = Vec::new();
+        self.held.retain(|id, listener| {
+            let keep = listener.configured || !listener.claims.is_empty();
+            if !keep {
+                unclaimed.push(*id);
+            }
+            keep
+        });
+        unclaimed
     }
 
     /// Drops, and names, all listeners: the master stops.

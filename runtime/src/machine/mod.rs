@@ -1,29 +1,29 @@
 //! What the master decides: pure state machines, fed with [`Event`]s, which answer with [`Action`]s.
 //!
+//! - `master`: where each event goes, and what can be seen from outside;
 //! - `scheduler`: which worker is offered which connection, when an offer is revoked, when the master accepts;
 //! - `generation`: the reload transaction, activation, drain and stop;
+//! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
 //! - `supervision`: the slots, which worker fills each, when a crashed one is started again;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
 
 mod generation;
+mod lifecycle;
 mod listeners;
+mod master;
 mod scheduler;
 mod supervision;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
-use self::generation::Course;
 pub(crate) use self::generation::GenerationState;
-use self::listeners::Listeners;
-use self::scheduler::Scheduler;
-use self::supervision::Supervision;
+pub(crate) use self::master::Machine;
 pub(crate) use self::supervision::WorkerState;
 
 /// One connection that the master accepted. Grows with the age of the connection, and is never used again.
@@ -91,29 +91,48 @@ pub(crate) enum Event {
     WorkerLeaving { worker: WorkerId },
     /// When a draining worker has no connection and no guard left.
     WorkerDrained { worker: WorkerId },
-    /// When a worker closed its channel. If it is exiting, `WorkerExited` follows in a moment.
-    ChannelClosed { worker: WorkerId },
-    /// When a worker broke the protocol. It is not trusted with anything more.
+    /// When a worker broke the protocol or closed its channel while it lives. It is not trusted with anything more.
     WorkerBroke { worker: WorkerId, reason: String },
     /// When a worker has gone, and its channel has been read to the end. Comes exactly once per spawned worker.
     /// Its board can still be revoked and read until `Action::Forget`.
     WorkerExited { worker: WorkerId, exit: Exit },
 
     /// When the master has bound or adopted a listener.
-    ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
+    ListenerBound {
+        listener: ListenerId,
+        spread: Spread,
+        configured: bool,
+    },
     /// When a worker asked for a listener that the master holds (bound just now or before).
-    ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
+    ListenAsked {
+        worker: WorkerId,
+        request: RequestId,
+        listener: ListenerId,
+    },
     /// When a worker closed its side of a listener.
-    ListenerClosed { worker: WorkerId, listener: ListenerId },
+    ListenerClosed {
+        worker: WorkerId,
+        listener: ListenerId,
+    },
 
     /// When the master accepted a connection.
-    Accepted { listener: ListenerId, connection: ConnectionId },
+    Accepted {
+        listener: ListenerId,
+        connection: ConnectionId,
+    },
     /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
     AcceptExhausted,
     /// When an offer changed hands.
-    Settled { worker: WorkerId, connection: ConnectionId, how: Settled },
+    Settled {
+        worker: WorkerId,
+        connection: ConnectionId,
+        how: Settled,
+    },
     /// When an offer could not be sent: the channel is full. The worker never saw it and its word is free again.
-    OfferFailed { worker: WorkerId, connection: ConnectionId },
+    OfferFailed {
+        worker: WorkerId,
+        connection: ConnectionId,
+    },
     /// When the channel of `OfferFailed` has room again.
     ChannelWritable { worker: WorkerId },
     /// When a worker's heartbeat moved since it was last looked at.
@@ -124,11 +143,17 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
-    Spawn { worker: WorkerId, slot: Slot, generation: Generation },
+    Spawn {
+        worker: WorkerId,
+        slot: Slot,
+        generation: Generation,
+    },
     /// Kill a worker's process group at once.
     Kill { worker: WorkerId },
     /// Tell a worker that it may accept.
     Activate { worker: WorkerId },
+    /// Tell a worker to stop accepting but to stay warm.
+    Pause { worker: WorkerId },
     /// Tell a worker to drain. It is killed at the deadline if it still lives.
     Drain { worker: WorkerId, deadline: Instant },
     /// A dead worker has nothing unsettled left: drop its board and channel. Comes once for each `WorkerExited`, never
@@ -136,9 +161,17 @@ pub(crate) enum Action {
     Forget { worker: WorkerId },
 
     /// Answer a worker's `Listen`: the listener is its to use.
-    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    AnswerListen {
+        worker: WorkerId,
+        request: RequestId,
+        listener: ListenerId,
+    },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
-    RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    RefuseListen {
+        worker: WorkerId,
+        request: RequestId,
+        listener: ListenerId,
+    },
     /// Close a listener: nobody uses it any more.
     CloseListener { listener: ListenerId },
 
@@ -147,10 +180,17 @@ pub(crate) enum Action {
     /// Leave further connections in the kernel's backlog.
     StopAccepting { listener: ListenerId },
     /// Offer a connection. Fails with `OfferFailed`, else it is settled on the board.
-    Offer { worker: WorkerId, connection: ConnectionId },
+    Offer {
+        worker: WorkerId,
+        connection: ConnectionId,
+    },
     /// Revoke an offer. Answered at once by `Settled`: `Revoked`, or how the worker settled it first.
-    /// For a dead worker too: its forked child may share the board.
-    Revoke { worker: WorkerId, connection: ConnectionId },
+    /// If the answer is on its way already, as `Settled` or as `OfferFailed`, there is no other. For a dead worker too: its
+    /// forked child may share the board.
+    Revoke {
+        worker: WorkerId,
+        connection: ConnectionId,
+    },
     /// Ask a worker to beat. Answered by `Beat`, if it is not hung.
     AskBeat { worker: WorkerId },
     /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
@@ -158,17 +198,28 @@ pub(crate) enum Action {
     Ring { worker: WorkerId, on: bool },
     /// Free the word of an offer that the worker refused, or took: then it comes after `Close` of that connection.
     /// Words of a dead worker are not freed: `Forget` drops its board.
-    FreeWord { worker: WorkerId, connection: ConnectionId },
+    FreeWord {
+        worker: WorkerId,
+        connection: ConnectionId,
+    },
     /// Close the master's copy of a connection.
     Close { connection: ConnectionId },
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
     /// A reload has begun.
-    ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
+    ReloadStarted {
+        generation: Generation,
+        tickets: Vec<Ticket>,
+    },
     /// A reload has ended, for all who wait for it. One that a stop kept from beginning ends without a `ReloadStarted`,
     /// with the number that it would have had.
-    ReloadEnded { generation: Generation, tickets: Vec<Ticket>, outcome: Outcome, phases: Phases },
+    ReloadEnded {
+        generation: Generation,
+        tickets: Vec<Ticket>,
+        outcome: Outcome,
+        phases: Phases,
+    },
     /// The master is done: every worker has gone.
     Finish { failure: Option<Failure> },
 }
@@ -188,13 +239,29 @@ pub(crate) enum Failure {
     /// A worker's process could not be started.
     SpawnFailed { slot: Slot, reason: String },
     /// A worker ended before it was ready.
-    Exited { slot: Slot, worker: WorkerId, exit: Exit },
+    Exited {
+        slot: Slot,
+        worker: WorkerId,
+        exit: Exit,
+    },
     /// A worker was not ready in time.
-    NotReady { slot: Slot, worker: WorkerId, after: Duration },
+    NotReady {
+        slot: Slot,
+        worker: WorkerId,
+        after: Duration,
+    },
     /// A worker speaks no version of the protocol that this master speaks.
-    Incompatible { slot: Slot, worker: WorkerId, reason: String },
+    Incompatible {
+        slot: Slot,
+        worker: WorkerId,
+        reason: String,
+    },
     /// A worker broke the protocol before it was ready.
-    Broke { slot: Slot, worker: WorkerId, reason: String },
+    Broke {
+        slot: Slot,
+        worker: WorkerId,
+        reason: String,
+    },
     /// A worker asked to leave before it was ready.
     Left { slot: Slot, worker: WorkerId },
     /// The master was told to stop.
@@ -261,191 +328,8 @@ pub(crate) enum ReloadView {
     /// When one begins as soon as the first generation is active.
     Pending,
     /// When a generation is starting, and whether another reload waits behind it.
-    Running { generation: Generation, pending: bool },
-}
-
-/// Everything that the master decides.
-#[derive(Debug)]
-pub(crate) struct Machine {
-    settings: Settings,
-    course: Course,
-    /// The generations that have workers left, and those that are starting or active.
-    generations: BTreeMap<Generation, GenerationState>,
-    last_generation: u64,
-    /// Who waits for the reload that begins after the one that is running.
-    pending: Vec<Ticket>,
-    supervision: Supervision,
-    listeners: Listeners,
-    scheduler: Scheduler,
-    /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
-    lifecycle_deadline: Option<Instant>,
-}
-
-/// The longest that any duration of the settings counts: nobody waits longer, and no sum with it overflows.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-
-impl Machine {
-    pub(crate) fn new(settings: Settings) -> Self {
-        let settings = Settings {
-            ready_timeout: settings.ready_timeout.min(LONGEST),
-            drain_timeout: settings.drain_timeout.min(LONGEST),
-            steal_after: settings.steal_after.min(LONGEST),
-            ..settings
-        };
-        Self {
-            settings,
-            course: Course::New,
-            generations: BTreeMap::new(),
-            last_generation: 0,
-            pending: Vec::new(),
-            supervision: Supervision::new(settings),
-            listeners: Listeners::default(),
-            scheduler: Scheduler::new(settings),
-            lifecycle_deadline: None,
-        }
-    }
-
-    /// Feeds one event and appends, in order, what the shell must do. Cannot fail.
-    pub(crate) fn handle(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
-        debug_assert!(self.allows(&event), "the shell must not say {event:?}");
-        self.feed(event, now, actions);
-    }
-
-    /// When `Event::Deadline` must next be fed, if ever.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        if let Course::Finished = self.course {
-            return None;
-        }
-        [self.scheduler.next_deadline(), self.lifecycle_deadline].into_iter().flatten().min()
-    }
-
-    /// How many more connections of this listener the shell may accept now.
-    pub(crate) fn room(&self, listener: ListenerId) -> usize {
-        self.scheduler.room(listener)
-    }
-
-    /// The workers whose processes have not ended, by age.
-    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> {
-        self.supervision.workers().map(|(id, worker)| WorkerView {
-            worker: id,
-            slot: worker.slot,
-            generation: worker.generation,
-            state: worker.state,
-            restarts: self.supervision.restarts(worker),
-            counters: self.scheduler.counters(id),
-        })
-    }
-
-    /// The generations that are starting or active, or have workers left, by age.
-    pub(crate) fn generations(&self) -> impl Iterator<Item = (Generation, GenerationState)> {
-        self.generations.iter().map(|(generation, state)| (*generation, *state))
-    }
-
-    /// How many accepted connections of a listener wait for a worker.
-    pub(crate) fn queued(&self, listener: ListenerId) -> usize {
-        self.scheduler.queued(listener)
-    }
-
-    /// Whether the master stops, or has stopped.
-    pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.course, Course::Settling { .. } | Course::Ending { .. } | Course::Finished)
-    }
-
-    pub(crate) fn reload(&self) -> ReloadView {
-        match self.course {
-            Course::Reloading { next, .. } => {
-                ReloadView::Running { generation: next, pending: !self.pending.is_empty() }
-            }
-            _ if self.pending.is_empty() => ReloadView::None,
-            _ => ReloadView::Pending,
-        }
-    }
-}
-
-impl Machine {
-    /// The shell's side of the contract: what it can know. What workers and clients say may be anything.
-    fn allows(&self, event: &Event) -> bool {
-        match event {
-            Event::Started => matches!(self.course, Course::New),
-            Event::SpawnFailed { worker, .. } | Event::WorkerExited { worker, .. } => {
-                self.supervision.get(*worker).is_some()
-            }
-            Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
-            Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
-            Event::Accepted { listener, connection } => {
-                self.scheduler.has_lane(*listener) && !self.scheduler.knows(*connection)
-            }
-            Event::OfferFailed { worker, connection } => self.scheduler.is_on_offer(*worker, *connection),
-            _ => true,
-        }
-    }
-
-    fn feed(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
-        if let Course::Finished = self.course {
-            return;
-        }
-        let is_traffic = self.feed_traffic(&event, now, actions);
-        if !is_traffic {
-            self.feed_lifecycle(event, now, actions);
-        }
-        self.scheduler.run(now, actions);
-        let mut changed = !is_traffic;
-        while self.progress(now, actions) {
-            self.scheduler.run(now, actions);
-            changed = true;
-        }
-        if changed {
-            self.lifecycle_deadline = self.supervision.next_deadline().into_iter().chain(self.settling_until()).min();
-        }
-    }
-
-    /// What comes once per connection or more often. Returns whether it was that.
-    fn feed_traffic(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) -> bool {
-        match *event {
-            Event::Accepted { listener, connection } => self.scheduler.accepted(listener, connection, actions),
-            Event::AcceptExhausted => self.scheduler.exhausted(now),
-            Event::Settled { worker, connection, how } => {
-                self.scheduler.settled(worker, connection, how, now, actions);
-            }
-            Event::OfferFailed { worker, connection } => self.scheduler.offer_failed(worker, connection, actions),
-            Event::ChannelWritable { worker } => self.scheduler.writable(worker),
-            Event::Beat { worker } => self.scheduler.alive(worker, now),
-            _ => return false,
-        }
-        true
-    }
-
-    fn feed_lifecycle(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
-        match event {
-            Event::Started => self.started(now, actions),
-            Event::Deadline => {
-                self.scheduler.deadline(now, actions);
-                self.deadlines(now, actions);
-            }
-            Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
-            Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
-            Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
-            Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
-            Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
-            Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
-            Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
-            Event::ChannelClosed { worker } => self.channel_closed(worker, now, actions),
-            Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
-            Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
-            Event::ListenerBound { listener, spread, configured } => {
-                self.listeners.bound(listener, spread, configured);
-                if spread == Spread::Offered {
-                    self.scheduler.open(listener);
-                }
-            }
-            Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
-            Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
-            Event::Accepted { .. }
-            | Event::AcceptExhausted
-            | Event::Settled { .. }
-            | Event::OfferFailed { .. }
-            | Event::ChannelWritable { .. }
-            | Event::Beat { .. } => {}
-        }
-    }
+    Running {
+        generation: Generation,
+        pending: bool,
+    },
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::WorkerId;
 
 use super::super::{Action, ConnectionId};
-use super::worker::{Pace, Standing, Worker};
+use super::worker::{Pace, Standing, Word, Worker};
 use super::{Scheduler, State, Then};
 
 /// How often a connection is stolen.
@@ -25,29 +25,36 @@ impl Scheduler {
     /// Finds the offers that have been untaken for `steal_after`.
     pub(super) fn find_overdue(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(&(since, connection)) = self.clock.front() {
-            let overdue = now.saturating_duration_since(since) >= self.settings.steal_after;
-            match self.connections.get_mut(&connection) {
-                Some(offered) if matches!(offered.state, State::Offered { since: at, .. } if at == since) => {
-                    if !overdue {
-                        return;
-                    }
-                    let State::Offered { worker, .. } = offered.state else {
-                        return;
-                    };
-                    let stolen_enough = offered.steals >= STEALS;
-                    offered.state = State::Overdue { worker };
-                    self.overdue.insert(connection);
-                    if let Some(late) = self.workers.get_mut(&worker) {
-                        late.set_pace(Pace::Late);
-                        self.touched.push(worker);
-                    }
-                    if stolen_enough {
-                        self.revoke(worker, connection, Then::Hold, actions);
-                    }
+            if let Some(holder) = self.holder_since(connection, since) {
+                if now.saturating_duration_since(since) < self.settings.steal_after {
+                    return;
                 }
-                _ => {}
+                self.mark_overdue(connection, holder, actions);
             }
             self.clock.pop_front();
+        }
+    }
+
+    fn mark_overdue(
+        &mut self,
+        connection: ConnectionId,
+        holder: WorkerId,
+        actions: &mut Vec<Action>,
+    ) {
+        let (Some(overdue), Some(late)) = (
+            self.connections.get_mut(&connection),
+            self.workers.get_mut(&holder),
+        ) else {
+            return;
+        };
+        late.set_pace(Pace::Late);
+        late.set_word(connection, Word::Awaited);
+        self.touched.push(holder);
+        if overdue.steals >= STEALS {
+            self.revoke(holder, connection, Then::Hold, actions);
+        } else {
+            overdue.state = State::Overdue { worker: holder };
+            self.overdue.insert(connection);
         }
     }
 
@@ -88,8 +95,8 @@ impl Scheduler {
             let State::Overdue { worker: holder } = overdue.state else {
                 continue;
             };
-            let fits = thieves.iter().position(|(id, worker, credit)| {
-                *credit > 0 && *id != holder && worker.seats.contains_key(&overdue.listener)
+            let fits = thieves.iter().position(|(_, worker, credit)| {
+                *credit > 0 && worker.fits(connection, overdue.listener)
             });
             if let Some(fit) = fits {
                 let (id, worker, credit) = thieves.remove(fit);
@@ -105,15 +112,20 @@ impl Scheduler {
             return;
         };
         let wanted = worker.could_steal(&self.settings)
-            && self.overdue.iter().filter_map(|connection| self.connections.get(connection)).any(|overdue| {
-                worker.seats.contains_key(&overdue.listener) && overdue.state != (State::Overdue { worker: id })
+            && self.overdue.iter().any(|connection| {
+                let overdue = self.connections.get(connection);
+                overdue.is_some_and(|overdue| worker.fits(*connection, overdue.listener))
             });
         let proven = worker.is_proven(self.settings.steal_after, now);
         let Standing::Active { pace, .. } = worker.standing else {
             return;
         };
         let pace = match pace {
-            Pace::Wanted { asked } if wanted && now.saturating_duration_since(asked) < ASK_AGAIN => pace,
+            Pace::Wanted { asked }
+                if wanted && now.saturating_duration_since(asked) < ASK_AGAIN =>
+            {
+                pace
+            }
             Pace::Prompt | Pace::Wanted { .. } if wanted => {
                 if !proven {
                     actions.push(Action::AskBeat { worker: id });
@@ -134,16 +146,26 @@ impl Scheduler {
     }
 
     /// Offers a stolen connection to its thief, if that one can still have it.
-    pub(super) fn give(&mut self, connection: ConnectionId, thief: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn give(
+        &mut self,
+        connection: ConnectionId,
+        thief: WorkerId,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(stolen) = self.connections.get_mut(&connection) else {
             return;
         };
-        stolen.steals += 1;
         let can = self.workers.get(&thief).is_some_and(|worker| {
             worker.could_steal(&self.settings)
                 && worker.credit(&self.settings) > 0
-                && worker.seats.contains_key(&stolen.listener)
+                && worker.fits(connection, stolen.listener)
         });
-        if can { self.offer(connection, thief, now, actions) } else { self.enqueue(connection, actions) }
+        if can {
+            stolen.steals += 1;
+            self.offer(connection, thief, now, actions);
+        } else {
+            self.enqueue(connection, actions);
+        }
     }
 }

@@ -1,1 +1,12 @@
-//! The machines, without a world around them.
+//! The machines in a world without processes, sockets and time: scenarios by rule, and random histories.
+
+mod accepting;
+mod listening;
+mod nonsense;
+mod offers;
+mod reload;
+mod respawn;
+mod simulation;
+mod stealing;
+mod stopping;
+mod world;

@@ -1,0 +1,329 @@
+//! What a worker says, or what becomes of it, and what follows from that for its slot, its generation and its listeners.
+
+use std::time::Instant;
+
+use everport_handoff::id::{ListenerId, WorkerId};
+
+use super::generation::Course;
+use super::listeners::Admission;
+use super::{Action, Exit, Failure, GenerationState, Machine, RequestId, Spread, WorkerState};
+
+impl Machine {
+    pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(worker) = self.supervision.get(id) else {
+            return;
+        };
+        let WorkerState::Starting { .. } = worker.state else {
+            return;
+        };
+        match self.generation_state(worker.generation) {
+            Some(GenerationState::Starting { .. }) => {
+                self.supervision.ready(id, now);
+                if self.supervision.all_ready(worker.generation) {
+                    self.commit(worker.generation, now, actions);
+                }
+            }
+            Some(GenerationState::Active { .. }) => {
+                self.activate(id, now, actions);
+                for other in self.supervision.of_slot(worker.generation, worker.slot) {
+                    if let Some(WorkerState::Leaving { .. }) =
+                        self.supervision.get(other).map(|other| other.state)
+                    {
+                        self.drain(other, now, actions);
+                    }
+                }
+                self.limit_claims(id, actions);
+            }
+            // Its kill is on its way.
+            Some(GenerationState::Draining { .. } | GenerationState::Failed { .. }) | None => {}
+        }
+    }
+
+    pub(super) fn worker_leaving(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(worker) = self.supervision.get(id) else {
+            return;
+        };
+        match worker.state {
+            WorkerState::Starting { .. } | WorkerState::Ready { .. } => {
+                let failure = Failure::Left {
+                    slot: worker.slot,
+                    worker: id,
+                };
+                self.give_up_on(id, failure, now, actions);
+            }
+            // A stop drains everybody soon.
+            WorkerState::Active { .. } if matches!(self.course, Course::Settling { .. }) => {}
+            WorkerState::Active { .. } => {
+                self.supervision.leave(id, now);
+                self.fill_slots(now, actions);
+            }
+            WorkerState::Leaving { .. }
+            | WorkerState::Draining { .. }
+            | WorkerState::Drained { .. }
+            | WorkerState::Killed { .. } => {}
+        }
+    }
+
+    pub(super) fn worker_incompatible(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(worker) = self.supervision.get(id) {
+            self.give_up_on(
+                id,
+                Failure::Incompatible {
+                    slot: worker.slot,
+                    worker: id,
+                    reason,
+                },
+                now,
+                actions,
+            );
+        }
+    }
+
+    pub(super) fn worker_broke(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(worker) = self.supervision.get(id) {
+            self.scheduler.distrust(id, actions);
+            self.give_up_on(
+                id,
+                Failure::Broke {
+                    slot: worker.slot,
+                    worker: id,
+                    reason,
+                },
+                now,
+                actions,
+            );
+        }
+    }
+
+    pub(super) fn worker_exited(
+        &mut self,
+        id: WorkerId,
+        exit: Exit,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(worker) = self.supervision.get(id) {
+            self.scheduler.exited(id, actions);
+            self.worker_gone(
+                id,
+                Failure::Exited {
+                    slot: worker.slot,
+                    worker: id,
+                    exit,
+                },
+                now,
+                actions,
+            );
+        }
+    }
+
+    pub(super) fn spawn_failed(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(worker) = self.supervision.get(id) {
+            self.scheduler.never_started(id);
+            self.worker_gone(
+                id,
+                Failure::SpawnFailed {
+                    slot: worker.slot,
+                    reason,
+                },
+                now,
+                actions,
+            );
+        }
+    }
+
+    /// Acts on every worker whose deadline has come, and on every slot that has waited long enough.
+    pub(super) fn deadlines(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for id in self.supervision.due(now) {
+            // Looked up again: what became of one worker may have decided on the next.
+            let Some(worker) = self.supervision.get(id) else {
+                continue;
+            };
+            match worker.state {
+                WorkerState::Starting { .. } => {
+                    let after = self.settings.ready_timeout;
+                    let failure = Failure::NotReady {
+                        slot: worker.slot,
+                        worker: id,
+                        after,
+                    };
+                    self.give_up_on(id, failure, now, actions);
+                }
+                WorkerState::Leaving { .. } => self.drain(id, now, actions),
+                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. }
+                    if deadline <= now =>
+                {
+                    self.kill(id, now, actions);
+                }
+                _ => {}
+            }
+        }
+        self.fill_slots(now, actions);
+    }
+
+    pub(super) fn listen_asked(
+        &mut self,
+        id: WorkerId,
+        request: RequestId,
+        listener: ListenerId,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(worker) = self.supervision.get(id) {
+            let counts = matches!(
+                self.generation_state(worker.generation),
+                Some(GenerationState::Starting { .. } | GenerationState::Active { .. })
+            );
+            let claimant = counts.then_some((worker.generation, worker.slot));
+            match self.listeners.asked(id, listener, claimant) {
+                Admission::Granted(spread) => {
+                    actions.push(Action::AnswerListen {
+                        worker: id,
+                        request,
+                        listener,
+                    });
+                    if spread == Spread::Offered {
+                        self.scheduler.add_use(id, listener);
+                    }
+                }
+                Admission::InUse => actions.push(Action::RefuseListen {
+                    worker: id,
+                    request,
+                    listener,
+                }),
+                Admission::Unknown => {}
+            }
+        }
+        // Bound for one that is gone, or on its way out.
+        self.close_unclaimed(actions);
+    }
+
+    pub(super) fn listener_closed(
+        &mut self,
+        id: WorkerId,
+        listener: ListenerId,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.supervision.get(id) else {
+            return;
+        };
+        let slot = (worker.generation, worker.slot);
+        let others = self.supervision.of_slot(worker.generation, worker.slot);
+        self.listeners.closed(id, listener, slot, &others);
+        self.scheduler.remove_use(id, listener);
+        self.close_unclaimed(actions);
+    }
+
+    /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
+    /// again when it has gone.
+    fn give_up_on(
+        &mut self,
+        id: WorkerId,
+        failure: Failure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.supervision.get(id) else {
+            return;
+        };
+        match self.generation_state(worker.generation) {
+            Some(GenerationState::Starting { .. }) => {
+                self.fail(worker.generation, failure, now, actions)
+            }
+            _ => self.kill(id, now, actions),
+        }
+    }
+
+    fn worker_gone(
+        &mut self,
+        id: WorkerId,
+        failure: Failure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.supervision.get(id) else {
+            return;
+        };
+        self.listeners.worker_gone(id);
+        self.supervision.gone(id, now);
+        if let Some(GenerationState::Starting { .. }) = self.generation_state(worker.generation) {
+            self.fail(worker.generation, failure, now, actions);
+        }
+        for other in self.supervision.of_slot(worker.generation, worker.slot) {
+            self.limit_claims(other, actions);
+        }
+        self.drop_generation_if_gone(worker.generation);
+        self.fill_slots(now, actions);
+    }
+
+    pub(super) fn activate(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.supervision.activate(worker, now, actions);
+        self.scheduler.activate(worker, now, actions);
+    }
+
+    pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.scheduler.stop(worker, actions);
+        self.supervision.drain(worker, now, actions);
+    }
+
+    pub(super) fn kill(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let state = self.supervision.get(id).map(|worker| worker.state);
+        if !matches!(state, None | Some(WorkerState::Killed { .. })) {
+            self.scheduler.stop(id, actions);
+            self.supervision.kill(id, now, actions);
+        }
+    }
+
+    pub(super) fn kill_where(
+        &mut self,
+        doomed: impl Fn(WorkerState) -> bool,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let workers: Vec<_> = self
+            .supervision
+            .workers()
+            .filter(|(_, worker)| doomed(worker.state))
+            .map(|(id, _)| id)
+            .collect();
+        for worker in workers {
+            self.kill(worker, now, actions);
+        }
+    }
+
+    pub(super) fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for worker in self.supervision.fill(now, actions) {
+            self.scheduler.join(worker);
+        }
+    }
+
+    /// The slot of this worker, if it is served, claims nothing but what its workers use.
+    fn limit_claims(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
+        let Some(worker) = self.supervision.get(id) else {
+            return;
+        };
+        if self.supervision.is_served(worker.generation, worker.slot) {
+            let workers = self.supervision.of_slot(worker.generation, worker.slot);
+            self.listeners
+                .limit_claims((worker.generation, worker.slot), &workers);
+            self.close_unclaimed(actions);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The master as one machine: where each event goes, and what can be seen from outside.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use everport_handoff::id::{Generation, ListenerId};
+
+use super::generation::Course;
+use super::listeners::Listeners;
+use super::scheduler::Scheduler;
+use super::supervision::Supervision;
+use super::{Action, Event, GenerationState, ReloadView, Settings, Spread, Ticket, WorkerView};
+
+/// Everything that the master decides.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(super) settings: Settings,
+    pub(super) course: Course,
+    /// The generations that have workers left, and those that are starting or active.
+    pub(super) generations: BTreeMap<Generation, GenerationState>,
+    pub(super) last_generation: u64,
+    /// Who waits for the reload that begins after the one that is running.
+    pub(super) pending: Vec<Ticket>,
+    pub(super) supervision: Supervision,
+    pub(super) listeners: Listeners,
+    pub(super) scheduler: Scheduler,
+    /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
+    lifecycle_deadline: Option<Instant>,
+}
+
+/// The longest that any duration of the settings counts: nobody waits longer, and no sum with it overflows.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl Machine {
+    /// A master that has not been started.
+    pub(crate) fn new(settings: Settings) -> Self {
+        let settings = Settings {
+            ready_timeout: settings.ready_timeout.min(LONGEST),
+            drain_timeout: settings.drain_timeout.min(LONGEST),
+            steal_after: settings.steal_after.min(LONGEST),
+            ..settings
+        };
+        Self {
+            settings,
+            course: Course::New,
+            generations: BTreeMap::new(),
+            last_generation: 0,
+            pending: Vec::new(),
+            supervision: Supervision::new(settings),
+            listeners: Listeners::default(),
+            scheduler: Scheduler::new(settings),
+            lifecycle_deadline: None,
+        }
+    }
+
+    /// Feeds one event and appends, in order, what the shell must do. Cannot fail.
+    pub(crate) fn handle(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        debug_assert!(self.allows(&event), "the shell must not say {event:?}");
+        self.feed(event, now, actions);
+    }
+
+    /// When `Event::Deadline` must next be fed, if ever.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        if let Course::Finished = self.course {
+            return None;
+        }
+        [self.scheduler.next_deadline(), self.lifecycle_deadline]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// How many more connections of this listener the shell may accept before it feeds them and asks again.
+    pub(crate) fn room(&self, listener: ListenerId) -> usize {
+        self.scheduler.room(listener)
+    }
+
+    /// The workers whose processes have not ended, by age.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> {
+        self.supervision.workers().map(|(id, worker)| WorkerView {
+            worker: id,
+            slot: worker.slot,
+            generation: worker.generation,
+            state: worker.state,
+            restarts: self.supervision.restarts(worker),
+            counters: self.scheduler.counters(id),
+        })
+    }
+
+    /// The generations that are starting or active, or have workers left, by age.
+    pub(crate) fn generations(&self) -> impl Iterator<Item = (Generation, GenerationState)> {
+        self.generations
+            .iter()
+            .map(|(generation, state)| (*generation, *state))
+    }
+
+    /// How many accepted connections of a listener wait for a worker.
+    pub(crate) fn queued(&self, listener: ListenerId) -> usize {
+        self.scheduler.queued(listener)
+    }
+
+    /// Whether the master stops, or has stopped.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(
+            self.course,
+            Course::Settling { .. } | Course::Ending { .. } | Course::Finished
+        )
+    }
+
+    /// Whether a reload is under way, and whether another waits.
+    pub(crate) fn reload(&self) -> ReloadView {
+        match self.course {
+            Course::Reloading { next, .. } => ReloadView::Running {
+                generation: next,
+                pending: !self.pending.is_empty(),
+            },
+            _ if self.pending.is_empty() => ReloadView::None,
+            _ => ReloadView::Pending,
+        }
+    }
+}
+
+impl Machine {
+    /// The shell's side of the contract: what it can know. What workers and clients say may be anything.
+    fn allows(&self, event: &Event) -> bool {
+        match event {
+            Event::Started => matches!(self.course, Course::New),
+            Event::SpawnFailed { worker, .. } | Event::WorkerExited { worker, .. } => {
+                self.supervision.get(*worker).is_some()
+            }
+            Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
+            Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
+            Event::Accepted { connection, .. } => !self.scheduler.knows(*connection),
+            Event::OfferFailed { worker, connection } => {
+                self.scheduler.is_on_offer(*worker, *connection)
+            }
+            _ => true,
+        }
+    }
+
+    pub(super) fn feed(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        if let Course::Finished = self.course {
+            return;
+        }
+        let is_traffic = self.feed_traffic(&event, now, actions);
+        if !is_traffic {
+            self.feed_lifecycle(event, now, actions);
+        }
+        self.scheduler.run(now, actions);
+        let mut changed = !is_traffic;
+        while self.progress(now, actions) {
+            self.scheduler.run(now, actions);
+            changed = true;
+        }
+        if changed {
+            self.lifecycle_deadline = self
+                .supervision
+                .next_deadline()
+                .into_iter()
+                .chain(self.settling_until())
+                .min();
+        }
+    }
+
+    /// What comes once per connection or more often. Returns whether it was that.
+    fn feed_traffic(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) -> bool {
+        match *event {
+            Event::Accepted {
+                listener,
+                connection,
+            } => self.scheduler.accepted(listener, connection, actions),
+            Event::AcceptExhausted => self.scheduler.exhausted(now),
+            Event::Settled {
+                worker,
+                connection,
+                how,
+            } => {
+                self.scheduler
+                    .settled(worker, connection, how, now, actions);
+            }
+            Event::OfferFailed { worker, connection } => {
+                self.scheduler.offer_failed(worker, connection, actions)
+            }
+            Event::ChannelWritable { worker } => self.scheduler.writable(worker),
+            Event::Beat { worker } => self.scheduler.alive(worker, now),
+            _ => return false,
+        }
+        true
+    }
+
+    fn feed_lifecycle(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        match event {
+            Event::Started => self.started(now, actions),
+            Event::Deadline => {
+                self.scheduler.deadline(now, actions);
+                self.deadlines(now, actions);
+            }
+            Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
+            Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
+            Event::SpawnFailed { worker, reason } => {
+                self.spawn_failed(worker, reason, now, actions)
+            }
+            Event::WorkerIncompatible { worker, reason } => {
+                self.worker_incompatible(worker, reason, now, actions)
+            }
+            Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
+            Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
+            Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
+            Event::WorkerBroke { worker, reason } => {
+                self.worker_broke(worker, reason, now, actions)
+            }
+            Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
+            Event::ListenerBound {
+                listener,
+                spread,
+                configured,
+            } => {
+                self.listeners.bound(listener, spread, configured);
+                if spread == Spread::Offered {
+                    self.scheduler.open(listener);
+                }
+            }
+            Event::ListenAsked {
+                worker,
+                request,
+                listener,
+            } => self.listen_asked(worker, request, listener, actions),
+            Event::ListenerClosed { worker, listener } => {
+                self.listener_closed(worker, listener, actions)
+            }
+            Event::Accepted { .. }
+            | Event::AcceptExhausted
+            | Event::Settled { .. }
+            | Event::OfferFailed { .. }
+            | Event::ChannelWritable { .. }
+            | Event::Beat { .. } => {}
+        }
+    }
+}

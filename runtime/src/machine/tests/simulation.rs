@@ -1,0 +1,348 @@
+//! Random histories of a master: every fault at every moment, replayed by its seed.
+//!
+//! `EVERPORT_SIM_HISTORIES` sets how many, `EVERPORT_SIM_SEED` replays one. The world checks after every event what must
+//! hold at all times; at the end of a history the weather clears up, and everything must come to its end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use everport_handoff::id::{ListenerId, WorkerId};
+
+use super::super::*;
+use super::world::{Mood, PORT, World};
+
+const HISTORIES: u64 = 2_000;
+const STEPS: u64 = 150;
+
+/// Splitmix64.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        if from.is_empty() {
+            None
+        } else {
+            Some(from[self.below(from.len() as u64) as usize])
+        }
+    }
+}
+
+struct History {
+    random: Random,
+    world: World,
+    /// The listeners that were bound, but for `PORT`.
+    listeners: u32,
+    tickets: u64,
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let settings = Settings {
+            workers: 1 + random.below(4) as u32,
+            ready_timeout: Duration::from_millis(500 + random.below(20_000)),
+            drain_timeout: Duration::from_millis(500 + random.below(20_000)),
+            steal_after: Duration::from_millis(10 + random.below(90)),
+            credit: 1 + random.below(6) as usize,
+            queue: random.below(12) as usize,
+            words: 8 + random.below(16) as usize,
+        };
+        let mut world = World::with(settings);
+        world.dies_slowly = true;
+        world.bind(PORT, Spread::Offered, true);
+        world.feed(Event::Started);
+        let mut history = Self {
+            random,
+            world,
+            listeners: 0,
+            tickets: 0,
+        };
+        if !history.random.one_in(4) {
+            history.world.all_ready();
+        }
+        history
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            if self.world.finished().is_none() {
+                self.step();
+            }
+        }
+        self.clear_up();
+    }
+
+    fn alive(&mut self, wanted: impl Fn(&WorkerView) -> bool) -> Option<WorkerId> {
+        let workers: Vec<_> = self
+            .world
+            .machine
+            .workers()
+            .filter(|view| wanted(view))
+            .map(|view| view.worker)
+            .collect();
+        self.random.pick(&workers)
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..=19 => {
+                let (port, clients) = (self.port(), self.random.below(6) as usize);
+                self.world.connect_to(port, clients);
+            }
+            20..=44 => self.some_worker_acts(),
+            45..=64 => {
+                let millis = self
+                    .random
+                    .below(if self.random.0 & 7 == 0 { 2_000 } else { 60 });
+                self.world.pass_millis(millis);
+            }
+            65..=71 => self.some_worker_listens(),
+            72..=79 => {
+                if let Some(worker) =
+                    self.alive(|view| matches!(view.state, WorkerState::Starting { .. }))
+                {
+                    self.world.ready(worker.0);
+                }
+            }
+            80..=84 => self.change_mood(),
+            85..=88 => self.some_worker_ends(),
+            89..=92 => self.some_killed_worker_exits(),
+            93 | 94 => {
+                if let Some(worker) = self.alive(|_| true) {
+                    self.world.feed(Event::WorkerLeaving { worker });
+                }
+            }
+            95 | 96 => {
+                self.tickets += 1;
+                self.world.reload(self.tickets);
+            }
+            97 => self.world.next_spawn_fails = self.random.one_in(2),
+            98 => self.world.feed(Event::AcceptExhausted),
+            _ if self.random.one_in(6) => {
+                let at_once = self.random.one_in(3);
+                self.world.feed(Event::StopAsked { at_once });
+            }
+            _ => {}
+        }
+    }
+
+    fn port(&mut self) -> ListenerId {
+        ListenerId(1 + self.random.below(u64::from(self.listeners) + 1) as u32)
+    }
+
+    fn some_worker_acts(&mut self) {
+        let running = |view: &WorkerView| !matches!(view.state, WorkerState::Killed { .. });
+        if let Some(worker) = self.alive(running) {
+            match self.random.below(12) {
+                0 => {
+                    let full = !self.world.worker(worker.0).full;
+                    self.world.worker(worker.0).full = full;
+                    if !full {
+                        self.world.feed(Event::ChannelWritable { worker });
+                    }
+                }
+                1 | 2 => self.world.act(worker, false),
+                _ => self.world.act(worker, true),
+            }
+            self.world.run();
+        }
+    }
+
+    fn some_worker_listens(&mut self) {
+        let Some(worker) = self.alive(|view| !matches!(view.state, WorkerState::Killed { .. }))
+        else {
+            return;
+        };
+        let listener = self.port();
+        if self.listeners < 3 && self.random.one_in(3) {
+            self.listeners += 1;
+            let listener = ListenerId(1 + self.listeners);
+            let spread = if self.random.one_in(4) {
+                Spread::Shared
+            } else {
+                Spread::Offered
+            };
+            self.world.bind(listener, spread, false);
+            self.world.listens(worker.0, listener);
+        } else if self.world.is_open(listener) {
+            if self.random.one_in(3) {
+                self.world.feed(Event::ListenerClosed { worker, listener });
+            } else {
+                self.world.listens(worker.0, listener);
+            }
+        }
+    }
+
+    fn change_mood(&mut self) {
+        let mood = [
+            Mood::Prompt,
+            Mood::Prompt,
+            Mood::Blocked,
+            Mood::Blocked,
+            Mood::Refusing,
+        ];
+        let running = |view: &WorkerView| !matches!(view.state, WorkerState::Killed { .. });
+        if let (Some(worker), Some(mood)) = (self.alive(running), self.random.pick(&mood)) {
+            self.world.set_mood(worker.0, mood);
+        }
+    }
+
+    fn some_worker_ends(&mut self) {
+        let Some(worker) = self.alive(|_| true) else {
+            return;
+        };
+        let reason = "chance".to_owned();
+        match self.random.below(6) {
+            0 => self.world.feed(Event::WorkerBroke { worker, reason }),
+            1 => self.world.feed(Event::WorkerDrained { worker }),
+            2 if matches!(
+                self.world.state(worker.0),
+                Some(WorkerState::Starting { .. })
+            ) =>
+            {
+                self.world
+                    .feed(Event::WorkerIncompatible { worker, reason });
+            }
+            code => self.world.exit(worker.0, code as i32),
+        }
+    }
+
+    fn some_killed_worker_exits(&mut self) {
+        if let Some(worker) = self.alive(|view| matches!(view.state, WorkerState::Killed { .. })) {
+            self.world.feed(Event::WorkerExited {
+                worker,
+                exit: Exit::Signal(9),
+            });
+        }
+    }
+
+    /// From now on nothing fails. Whatever was accepted is served, and a stop ends.
+    fn clear_up(&mut self) {
+        self.world.dies_slowly = false;
+        self.world.next_spawn_fails = false;
+        for _ in 0..200 {
+            if self.is_calm() || self.world.machine.is_stopping() {
+                break;
+            }
+            self.help();
+            self.world.pass_millis(200);
+        }
+        if !self.world.machine.is_stopping() {
+            assert!(self.is_calm(), "no calm after the storm: {:#?}", self.world);
+            self.world.stop();
+        }
+        for _ in 0..50 {
+            if self.world.finished().is_none() {
+                self.help();
+                self.world.pass_millis(200);
+            }
+        }
+        assert!(
+            self.world.finished().is_some(),
+            "a stop does not end: {:#?}",
+            self.world
+        );
+        assert!(
+            self.world.tickets.values().all(|told| *told == 1),
+            "somebody still waits for a reload"
+        );
+    }
+
+    fn help(&mut self) {
+        let workers: Vec<_> = self.world.machine.workers().collect();
+        for WorkerView { worker, state, .. } in workers {
+            let Some(process) = self
+                .world
+                .workers
+                .get_mut(&worker)
+                .filter(|process| !process.exited)
+            else {
+                continue;
+            };
+            if process.full {
+                process.full = false;
+                self.world.feed(Event::ChannelWritable { worker });
+            }
+            match state {
+                WorkerState::Killed { .. } => {
+                    self.world.feed(Event::WorkerExited {
+                        worker,
+                        exit: Exit::Signal(9),
+                    });
+                }
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } => {
+                    self.world.exit(worker.0, 0)
+                }
+                WorkerState::Starting { .. } => {
+                    self.world.set_mood(worker.0, Mood::Prompt);
+                    self.world.ready(worker.0);
+                }
+                _ => {
+                    self.world.set_mood(worker.0, Mood::Prompt);
+                    if !self.world.worker(worker.0).uses.contains(&PORT) {
+                        self.world.listens(worker.0, PORT);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether every slot is served, nothing waits and nothing is awaited.
+    fn is_calm(&self) -> bool {
+        let world = &self.world;
+        let port_is_served = world.machine.queued(PORT) == 0 && world.backlog(PORT) == 0;
+        let settled = world
+            .workers
+            .values()
+            .all(|process| process.board.is_empty() && !process.rings);
+        let active = |view: &WorkerView| matches!(view.state, WorkerState::Active { .. });
+        let all_active =
+            world.machine.workers().filter(active).count() == world.settings.workers as usize;
+        port_is_served && settled && all_active && world.machine.reload() == ReloadView::None
+    }
+}
+
+#[test]
+fn random_histories_keep_what_must_hold() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|value| value.parse().expect("a number"))
+    };
+    let seeds = match number("EVERPORT_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("EVERPORT_SIM_HISTORIES").unwrap_or(HISTORIES),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| History::new(seed).run())) {
+            // Beside the panic's own message, which the test harness shows too.
+            std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("replay with EVERPORT_SIM_SEED={seed}\n"),
+            )
+            .expect("standard error");
+            resume_unwind(panic);
+        }
+    }
+}
