@@ -27,12 +27,7 @@ pub(super) enum Course {
     /// When one generation is active.
     Serving { active: Generation },
     /// When the next generation starts beside the active one. Waits for all its workers.
-    Reloading {
-        active: Generation,
-        next: Generation,
-        since: Instant,
-        tickets: Vec<Ticket>,
-    },
+    Reloading { active: Generation, next: Generation, since: Instant, tickets: Vec<Ticket> },
     /// When the master stops: waits until nothing is queued or untaken any more, at the latest until then.
     Settling { until: Instant },
     /// When every worker drains or was killed. Waits for the last one to go.
@@ -58,10 +53,9 @@ impl GenerationState {
     /// When the generation came into this state.
     pub(crate) fn since(self) -> Instant {
         match self {
-            Self::Starting { since }
-            | Self::Active { since }
-            | Self::Draining { since }
-            | Self::Failed { since } => since,
+            Self::Starting { since } | Self::Active { since } | Self::Draining { since } | Self::Failed { since } => {
+                since
+            }
         }
     }
 }
@@ -84,18 +78,13 @@ impl Machine {
         self.pending.push(ticket);
         match self.course {
             Course::Serving { .. } => self.begin_pending(now, actions),
-            Course::Settling { .. } | Course::Ending { .. } | Course::Finished => {
-                self.refuse_pending(actions)
-            }
+            Course::Settling { .. } | Course::Ending { .. } | Course::Finished => self.refuse_pending(actions),
             Course::New | Course::First | Course::Reloading { .. } => {}
         }
     }
 
     pub(super) fn stop_asked(&mut self, at_once: bool, now: Instant, actions: &mut Vec<Action>) {
-        let was_serving = matches!(
-            self.course,
-            Course::Serving { .. } | Course::Reloading { .. }
-        );
+        let was_serving = matches!(self.course, Course::Serving { .. } | Course::Reloading { .. });
         if let Course::Reloading { next, .. } = self.course {
             self.fail(next, Failure::Stopped, now, actions);
         }
@@ -107,18 +96,12 @@ impl Machine {
             };
             self.end_at_once(failure, now, actions);
         } else if was_serving {
-            self.course = Course::Settling {
-                until: now + SETTLE,
-            };
+            self.course = Course::Settling { until: now + SETTLE };
             self.scheduler.close_intake();
             for generation in self.generations.keys() {
                 self.supervision.vacate(*generation);
             }
-            self.kill_where(
-                |state| matches!(state, WorkerState::Starting { .. }),
-                now,
-                actions,
-            );
+            self.kill_where(|state| matches!(state, WorkerState::Starting { .. }), now, actions);
         }
     }
 
@@ -129,12 +112,8 @@ impl Machine {
                 self.end_gracefully(now, actions);
                 true
             }
-            Course::Ending { failure }
-                if self.supervision.is_empty() && self.scheduler.is_empty() =>
-            {
-                actions.push(Action::Finish {
-                    failure: failure.take(),
-                });
+            Course::Ending { failure } if self.supervision.is_empty() && self.scheduler.is_empty() => {
+                actions.push(Action::Finish { failure: failure.take() });
                 self.course = Course::Finished;
                 true
             }
@@ -157,15 +136,9 @@ impl Machine {
         Generation(self.last_generation + 1)
     }
 
-    fn start_generation(
-        &mut self,
-        generation: Generation,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn start_generation(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
         self.last_generation = generation.0;
-        self.generations
-            .insert(generation, GenerationState::Starting { since: now });
+        self.generations.insert(generation, GenerationState::Starting { since: now });
         self.supervision.add_generation(generation, now);
         self.fill_slots(now, actions);
         if self.supervision.all_ready(generation) {
@@ -177,16 +150,8 @@ impl Machine {
         if let (Course::Serving { active }, false) = (&self.course, self.pending.is_empty()) {
             let (active, next) = (*active, self.next_generation());
             let tickets = std::mem::take(&mut self.pending);
-            actions.push(Action::ReloadStarted {
-                generation: next,
-                tickets: tickets.clone(),
-            });
-            self.course = Course::Reloading {
-                active,
-                next,
-                since: now,
-                tickets,
-            };
+            actions.push(Action::ReloadStarted { generation: next, tickets: tickets.clone() });
+            self.course = Course::Reloading { active, next, since: now, tickets };
             self.start_generation(next, now, actions);
         }
     }
@@ -203,54 +168,30 @@ impl Machine {
         }
     }
 
-    pub(super) fn commit(
-        &mut self,
-        generation: Generation,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn commit(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.course, Course::Serving { active: generation });
-        self.generations
-            .insert(generation, GenerationState::Active { since: now });
+        self.generations.insert(generation, GenerationState::Active { since: now });
         for worker in self.supervision.of_generation(generation) {
             self.activate(worker, now, actions);
         }
-        if let Course::Reloading {
-            active: old,
-            since,
-            tickets,
-            ..
-        } = before
-        {
+        if let Course::Reloading { active: old, since, tickets, .. } = before {
             self.retire(old, now, actions);
             self.close_unclaimed(actions);
-            let phases = Phases {
-                starting: now.saturating_duration_since(since),
-            };
-            actions.push(Action::ReloadEnded {
-                generation,
-                tickets,
-                outcome: Outcome::Committed,
-                phases,
-            });
+            let phases = Phases { starting: now.saturating_duration_since(since) };
+            actions.push(Action::ReloadEnded { generation, tickets, outcome: Outcome::Committed, phases });
         }
         self.begin_pending(now, actions);
     }
 
     /// The generation was replaced: those that serve drain, those that never served are killed.
     fn retire(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
-        self.generations
-            .insert(generation, GenerationState::Draining { since: now });
+        self.generations.insert(generation, GenerationState::Draining { since: now });
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
         for id in self.supervision.of_generation(generation) {
             match self.supervision.get(id).map(|worker| worker.state) {
-                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => {
-                    self.kill(id, now, actions)
-                }
-                Some(WorkerState::Active { .. } | WorkerState::Leaving { .. }) => {
-                    self.drain(id, now, actions)
-                }
+                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
+                Some(WorkerState::Active { .. } | WorkerState::Leaving { .. }) => self.drain(id, now, actions),
                 _ => {}
             }
         }
@@ -258,15 +199,8 @@ impl Machine {
     }
 
     /// A starting generation cannot start.
-    pub(super) fn fail(
-        &mut self,
-        generation: Generation,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        self.generations
-            .insert(generation, GenerationState::Failed { since: now });
+    pub(super) fn fail(&mut self, generation: Generation, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+        self.generations.insert(generation, GenerationState::Failed { since: now });
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
         let killed = self.supervision.of_generation(generation);
@@ -275,25 +209,13 @@ impl Machine {
         }
         self.drop_generation_if_gone(generation);
         match std::mem::replace(&mut self.course, Course::Finished) {
-            Course::Reloading {
-                active,
-                since,
-                tickets,
-                ..
-            } => {
+            Course::Reloading { active, since, tickets, .. } => {
                 let stopping = failure == Failure::Stopped;
-                let phases = Phases {
-                    starting: now.saturating_duration_since(since),
-                };
+                let phases = Phases { starting: now.saturating_duration_since(since) };
                 let outcome = Outcome::RolledBack(failure);
                 self.course = Course::Serving { active };
                 self.close_unclaimed(actions);
-                actions.push(Action::ReloadEnded {
-                    generation,
-                    tickets,
-                    outcome,
-                    phases,
-                });
+                actions.push(Action::ReloadEnded { generation, tickets, outcome, phases });
                 if !stopping {
                     self.begin_pending(now, actions);
                 }

@@ -26,9 +26,7 @@ impl Machine {
             Some(GenerationState::Active { .. }) => {
                 self.activate(id, now, actions);
                 for other in self.supervision.of_slot(worker.generation, worker.slot) {
-                    if let Some(WorkerState::Leaving { .. }) =
-                        self.supervision.get(other).map(|other| other.state)
-                    {
+                    if let Some(WorkerState::Leaving { .. }) = self.supervision.get(other).map(|other| other.state) {
                         self.drain(other, now, actions);
                     }
                 }
@@ -45,10 +43,7 @@ impl Machine {
         };
         match worker.state {
             WorkerState::Starting { .. } | WorkerState::Ready { .. } => {
-                let failure = Failure::Left {
-                    slot: worker.slot,
-                    worker: id,
-                };
+                let failure = Failure::Left { slot: worker.slot, worker: id };
                 self.give_up_on(id, failure, now, actions);
             }
             // A stop drains everybody soon.
@@ -60,6 +55,7 @@ impl Machine {
             WorkerState::Leaving { .. }
             | WorkerState::Draining { .. }
             | WorkerState::Drained { .. }
+            | WorkerState::Silent { .. }
             | WorkerState::Killed { .. } => {}
         }
     }
@@ -72,81 +68,44 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         if let Some(worker) = self.supervision.get(id) {
-            self.give_up_on(
-                id,
-                Failure::Incompatible {
-                    slot: worker.slot,
-                    worker: id,
-                    reason,
-                },
-                now,
-                actions,
-            );
+            self.give_up_on(id, Failure::Incompatible { slot: worker.slot, worker: id, reason }, now, actions);
         }
     }
 
-    pub(super) fn worker_broke(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn worker_broke(&mut self, id: WorkerId, reason: String, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.distrust(id, actions);
-            self.give_up_on(
-                id,
-                Failure::Broke {
-                    slot: worker.slot,
-                    worker: id,
-                    reason,
-                },
-                now,
-                actions,
-            );
+            self.give_up_on(id, Failure::Broke { slot: worker.slot, worker: id, reason }, now, actions);
         }
     }
 
-    pub(super) fn worker_exited(
-        &mut self,
-        id: WorkerId,
-        exit: Exit,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    /// A worker that still serves must not close its channel. Most likely it is exiting, so its exit says more.
+    pub(super) fn channel_closed(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        match self.supervision.get(id).map(|worker| worker.state) {
+            Some(
+                WorkerState::Starting { .. }
+                | WorkerState::Ready { .. }
+                | WorkerState::Active { .. }
+                | WorkerState::Leaving { .. },
+            ) => {
+                self.scheduler.stop(id, actions);
+                self.supervision.silence(id, now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn worker_exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.exited(id, actions);
-            self.worker_gone(
-                id,
-                Failure::Exited {
-                    slot: worker.slot,
-                    worker: id,
-                    exit,
-                },
-                now,
-                actions,
-            );
+            self.worker_gone(id, Failure::Exited { slot: worker.slot, worker: id, exit }, now, actions);
         }
     }
 
-    pub(super) fn spawn_failed(
-        &mut self,
-        id: WorkerId,
-        reason: String,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.never_started(id);
-            self.worker_gone(
-                id,
-                Failure::SpawnFailed {
-                    slot: worker.slot,
-                    reason,
-                },
-                now,
-                actions,
-            );
+            self.worker_gone(id, Failure::SpawnFailed { slot: worker.slot, reason }, now, actions);
         }
     }
 
@@ -160,17 +119,16 @@ impl Machine {
             match worker.state {
                 WorkerState::Starting { .. } => {
                     let after = self.settings.ready_timeout;
-                    let failure = Failure::NotReady {
-                        slot: worker.slot,
-                        worker: id,
-                        after,
-                    };
+                    let failure = Failure::NotReady { slot: worker.slot, worker: id, after };
                     self.give_up_on(id, failure, now, actions);
                 }
                 WorkerState::Leaving { .. } => self.drain(id, now, actions),
-                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. }
-                    if deadline <= now =>
-                {
+                WorkerState::Silent { .. } => {
+                    let reason = "it closed its channel and lives on".to_owned();
+                    let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
+                    self.give_up_on(id, failure, now, actions);
+                }
+                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. } if deadline <= now => {
                     self.kill(id, now, actions);
                 }
                 _ => {}
@@ -194,20 +152,12 @@ impl Machine {
             let claimant = counts.then_some((worker.generation, worker.slot));
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted(spread) => {
-                    actions.push(Action::AnswerListen {
-                        worker: id,
-                        request,
-                        listener,
-                    });
+                    actions.push(Action::AnswerListen { worker: id, request, listener });
                     if spread == Spread::Offered {
                         self.scheduler.add_use(id, listener);
                     }
                 }
-                Admission::InUse => actions.push(Action::RefuseListen {
-                    worker: id,
-                    request,
-                    listener,
-                }),
+                Admission::InUse => actions.push(Action::RefuseListen { worker: id, request, listener }),
                 Admission::Unknown => {}
             }
         }
@@ -215,12 +165,7 @@ impl Machine {
         self.close_unclaimed(actions);
     }
 
-    pub(super) fn listener_closed(
-        &mut self,
-        id: WorkerId,
-        listener: ListenerId,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn listener_closed(&mut self, id: WorkerId, listener: ListenerId, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
@@ -233,31 +178,17 @@ impl Machine {
 
     /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
-    fn give_up_on(
-        &mut self,
-        id: WorkerId,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn give_up_on(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
         match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => {
-                self.fail(worker.generation, failure, now, actions)
-            }
+            Some(GenerationState::Starting { .. }) => self.fail(worker.generation, failure, now, actions),
             _ => self.kill(id, now, actions),
         }
     }
 
-    fn worker_gone(
-        &mut self,
-        id: WorkerId,
-        failure: Failure,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn worker_gone(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
@@ -291,18 +222,9 @@ impl Machine {
         }
     }
 
-    pub(super) fn kill_where(
-        &mut self,
-        doomed: impl Fn(WorkerState) -> bool,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let workers: Vec<_> = self
-            .supervision
-            .workers()
-            .filter(|(_, worker)| doomed(worker.state))
-            .map(|(id, _)| id)
-            .collect();
+    pub(super) fn kill_where(&mut self, doomed: impl Fn(WorkerState) -> bool, now: Instant, actions: &mut Vec<Action>) {
+        let workers: Vec<_> =
+            self.supervision.workers().filter(|(_, worker)| doomed(worker.state)).map(|(id, _)| id).collect();
         for worker in workers {
             self.kill(worker, now, actions);
         }
@@ -321,8 +243,7 @@ impl Machine {
         };
         if self.supervision.is_served(worker.generation, worker.slot) {
             let workers = self.supervision.of_slot(worker.generation, worker.slot);
-            self.listeners
-                .limit_claims((worker.generation, worker.slot), &workers);
+            self.listeners.limit_claims((worker.generation, worker.slot), &workers);
             self.close_unclaimed(actions);
         }
     }

@@ -37,12 +37,7 @@ pub(super) enum Admission {
 
 impl Listeners {
     pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
-        let bound = Listener {
-            spread,
-            configured,
-            users: BTreeSet::new(),
-            claims: BTreeSet::new(),
-        };
+        let bound = Listener { spread, configured, users: BTreeSet::new(), claims: BTreeSet::new() };
         self.held.entry(listener).or_insert(bound);
     }
 
@@ -61,11 +56,7 @@ impl Listeners {
             return Admission::Unknown;
         };
         asked.claims.extend(claimant);
-        if asked.users.insert(worker) {
-            Admission::Granted(asked.spread)
-        } else {
-            Admission::InUse
-        }
+        if asked.users.insert(worker) { Admission::Granted(asked.spread) } else { Admission::InUse }
     }
 
     /// The worker closed the listener; `others` are the workers that share its slot.
@@ -102,9 +93,7 @@ impl Listeners {
     /// The generation is on its way out: it claims nothing more.
     pub(super) fn drop_claims(&mut self, generation: Generation) {
         for listener in self.held.values_mut() {
-            listener
-                .claims
-                .retain(|(claimant, _)| *claimant != generation);
+            listener.claims.retain(|(claimant, _)| *claimant != generation);
         }
     }
 

@@ -64,10 +64,7 @@ impl Machine {
         if let Course::Finished = self.course {
             return None;
         }
-        [self.scheduler.next_deadline(), self.lifecycle_deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.scheduler.next_deadline(), self.lifecycle_deadline].into_iter().flatten().min()
     }
 
     /// How many more connections of this listener the shell may accept before it feeds them and asks again.
@@ -89,9 +86,7 @@ impl Machine {
 
     /// The generations that are starting or active, or have workers left, by age.
     pub(crate) fn generations(&self) -> impl Iterator<Item = (Generation, GenerationState)> {
-        self.generations
-            .iter()
-            .map(|(generation, state)| (*generation, *state))
+        self.generations.iter().map(|(generation, state)| (*generation, *state))
     }
 
     /// How many accepted connections of a listener wait for a worker.
@@ -101,19 +96,15 @@ impl Machine {
 
     /// Whether the master stops, or has stopped.
     pub(crate) fn is_stopping(&self) -> bool {
-        matches!(
-            self.course,
-            Course::Settling { .. } | Course::Ending { .. } | Course::Finished
-        )
+        matches!(self.course, Course::Settling { .. } | Course::Ending { .. } | Course::Finished)
     }
 
     /// Whether a reload is under way, and whether another waits.
     pub(crate) fn reload(&self) -> ReloadView {
         match self.course {
-            Course::Reloading { next, .. } => ReloadView::Running {
-                generation: next,
-                pending: !self.pending.is_empty(),
-            },
+            Course::Reloading { next, .. } => {
+                ReloadView::Running { generation: next, pending: !self.pending.is_empty() }
+            }
             _ if self.pending.is_empty() => ReloadView::None,
             _ => ReloadView::Pending,
         }
@@ -131,9 +122,7 @@ impl Machine {
             Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
             Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
             Event::Accepted { connection, .. } => !self.scheduler.knows(*connection),
-            Event::OfferFailed { worker, connection } => {
-                self.scheduler.is_on_offer(*worker, *connection)
-            }
+            Event::OfferFailed { worker, connection } => self.scheduler.is_on_offer(*worker, *connection),
             _ => true,
         }
     }
@@ -153,34 +142,19 @@ impl Machine {
             changed = true;
         }
         if changed {
-            self.lifecycle_deadline = self
-                .supervision
-                .next_deadline()
-                .into_iter()
-                .chain(self.settling_until())
-                .min();
+            self.lifecycle_deadline = self.supervision.next_deadline().into_iter().chain(self.settling_until()).min();
         }
     }
 
     /// What comes once per connection or more often. Returns whether it was that.
     fn feed_traffic(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) -> bool {
         match *event {
-            Event::Accepted {
-                listener,
-                connection,
-            } => self.scheduler.accepted(listener, connection, actions),
+            Event::Accepted { listener, connection } => self.scheduler.accepted(listener, connection, actions),
             Event::AcceptExhausted => self.scheduler.exhausted(now),
-            Event::Settled {
-                worker,
-                connection,
-                how,
-            } => {
-                self.scheduler
-                    .settled(worker, connection, how, now, actions);
+            Event::Settled { worker, connection, how } => {
+                self.scheduler.settled(worker, connection, how, now, actions);
             }
-            Event::OfferFailed { worker, connection } => {
-                self.scheduler.offer_failed(worker, connection, actions)
-            }
+            Event::OfferFailed { worker, connection } => self.scheduler.offer_failed(worker, connection, actions),
             Event::ChannelWritable { worker } => self.scheduler.writable(worker),
             Event::Beat { worker } => self.scheduler.alive(worker, now),
             _ => return false,
@@ -197,37 +171,22 @@ impl Machine {
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
-            Event::SpawnFailed { worker, reason } => {
-                self.spawn_failed(worker, reason, now, actions)
-            }
-            Event::WorkerIncompatible { worker, reason } => {
-                self.worker_incompatible(worker, reason, now, actions)
-            }
+            Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
+            Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
             Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
             Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
-            Event::WorkerBroke { worker, reason } => {
-                self.worker_broke(worker, reason, now, actions)
-            }
+            Event::ChannelClosed { worker } => self.channel_closed(worker, now, actions),
+            Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
-            Event::ListenerBound {
-                listener,
-                spread,
-                configured,
-            } => {
+            Event::ListenerBound { listener, spread, configured } => {
                 self.listeners.bound(listener, spread, configured);
                 if spread == Spread::Offered {
                     self.scheduler.open(listener);
                 }
             }
-            Event::ListenAsked {
-                worker,
-                request,
-                listener,
-            } => self.listen_asked(worker, request, listener, actions),
-            Event::ListenerClosed { worker, listener } => {
-                self.listener_closed(worker, listener, actions)
-            }
+            Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
+            Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
             Event::Accepted { .. }
             | Event::AcceptExhausted
             | Event::Settled { .. }

@@ -91,48 +91,29 @@ pub(crate) enum Event {
     WorkerLeaving { worker: WorkerId },
     /// When a draining worker has no connection and no guard left.
     WorkerDrained { worker: WorkerId },
-    /// When a worker broke the protocol or closed its channel while it lives. It is not trusted with anything more.
+    /// When a worker closed its channel. If it is exiting, `WorkerExited` follows in a moment.
+    ChannelClosed { worker: WorkerId },
+    /// When a worker broke the protocol. It is not trusted with anything more.
     WorkerBroke { worker: WorkerId, reason: String },
     /// When a worker has gone, and its channel has been read to the end. Comes exactly once per spawned worker.
     /// Its board can still be revoked and read until `Action::Forget`.
     WorkerExited { worker: WorkerId, exit: Exit },
 
     /// When the master has bound or adopted a listener.
-    ListenerBound {
-        listener: ListenerId,
-        spread: Spread,
-        configured: bool,
-    },
+    ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
     /// When a worker asked for a listener that the master holds (bound just now or before).
-    ListenAsked {
-        worker: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-    },
+    ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// When a worker closed its side of a listener.
-    ListenerClosed {
-        worker: WorkerId,
-        listener: ListenerId,
-    },
+    ListenerClosed { worker: WorkerId, listener: ListenerId },
 
     /// When the master accepted a connection.
-    Accepted {
-        listener: ListenerId,
-        connection: ConnectionId,
-    },
+    Accepted { listener: ListenerId, connection: ConnectionId },
     /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
     AcceptExhausted,
     /// When an offer changed hands.
-    Settled {
-        worker: WorkerId,
-        connection: ConnectionId,
-        how: Settled,
-    },
+    Settled { worker: WorkerId, connection: ConnectionId, how: Settled },
     /// When an offer could not be sent: the channel is full. The worker never saw it and its word is free again.
-    OfferFailed {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    OfferFailed { worker: WorkerId, connection: ConnectionId },
     /// When the channel of `OfferFailed` has room again.
     ChannelWritable { worker: WorkerId },
     /// When a worker's heartbeat moved since it was last looked at.
@@ -143,17 +124,11 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
-    Spawn {
-        worker: WorkerId,
-        slot: Slot,
-        generation: Generation,
-    },
+    Spawn { worker: WorkerId, slot: Slot, generation: Generation },
     /// Kill a worker's process group at once.
     Kill { worker: WorkerId },
     /// Tell a worker that it may accept.
     Activate { worker: WorkerId },
-    /// Tell a worker to stop accepting but to stay warm.
-    Pause { worker: WorkerId },
     /// Tell a worker to drain. It is killed at the deadline if it still lives.
     Drain { worker: WorkerId, deadline: Instant },
     /// A dead worker has nothing unsettled left: drop its board and channel. Comes once for each `WorkerExited`, never
@@ -161,17 +136,9 @@ pub(crate) enum Action {
     Forget { worker: WorkerId },
 
     /// Answer a worker's `Listen`: the listener is its to use.
-    AnswerListen {
-        worker: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-    },
+    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
-    RefuseListen {
-        worker: WorkerId,
-        request: RequestId,
-        listener: ListenerId,
-    },
+    RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Close a listener: nobody uses it any more.
     CloseListener { listener: ListenerId },
 
@@ -180,17 +147,11 @@ pub(crate) enum Action {
     /// Leave further connections in the kernel's backlog.
     StopAccepting { listener: ListenerId },
     /// Offer a connection. Fails with `OfferFailed`, else it is settled on the board.
-    Offer {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    Offer { worker: WorkerId, connection: ConnectionId },
     /// Revoke an offer. Answered at once by `Settled`: `Revoked`, or how the worker settled it first.
     /// If the answer is on its way already, as `Settled` or as `OfferFailed`, there is no other. For a dead worker too: its
     /// forked child may share the board.
-    Revoke {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    Revoke { worker: WorkerId, connection: ConnectionId },
     /// Ask a worker to beat. Answered by `Beat`, if it is not hung.
     AskBeat { worker: WorkerId },
     /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
@@ -198,28 +159,17 @@ pub(crate) enum Action {
     Ring { worker: WorkerId, on: bool },
     /// Free the word of an offer that the worker refused, or took: then it comes after `Close` of that connection.
     /// Words of a dead worker are not freed: `Forget` drops its board.
-    FreeWord {
-        worker: WorkerId,
-        connection: ConnectionId,
-    },
+    FreeWord { worker: WorkerId, connection: ConnectionId },
     /// Close the master's copy of a connection.
     Close { connection: ConnectionId },
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
     /// A reload has begun.
-    ReloadStarted {
-        generation: Generation,
-        tickets: Vec<Ticket>,
-    },
+    ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
     /// A reload has ended, for all who wait for it. One that a stop kept from beginning ends without a `ReloadStarted`,
     /// with the number that it would have had.
-    ReloadEnded {
-        generation: Generation,
-        tickets: Vec<Ticket>,
-        outcome: Outcome,
-        phases: Phases,
-    },
+    ReloadEnded { generation: Generation, tickets: Vec<Ticket>, outcome: Outcome, phases: Phases },
     /// The master is done: every worker has gone.
     Finish { failure: Option<Failure> },
 }
@@ -239,29 +189,13 @@ pub(crate) enum Failure {
     /// A worker's process could not be started.
     SpawnFailed { slot: Slot, reason: String },
     /// A worker ended before it was ready.
-    Exited {
-        slot: Slot,
-        worker: WorkerId,
-        exit: Exit,
-    },
+    Exited { slot: Slot, worker: WorkerId, exit: Exit },
     /// A worker was not ready in time.
-    NotReady {
-        slot: Slot,
-        worker: WorkerId,
-        after: Duration,
-    },
+    NotReady { slot: Slot, worker: WorkerId, after: Duration },
     /// A worker speaks no version of the protocol that this master speaks.
-    Incompatible {
-        slot: Slot,
-        worker: WorkerId,
-        reason: String,
-    },
+    Incompatible { slot: Slot, worker: WorkerId, reason: String },
     /// A worker broke the protocol before it was ready.
-    Broke {
-        slot: Slot,
-        worker: WorkerId,
-        reason: String,
-    },
+    Broke { slot: Slot, worker: WorkerId, reason: String },
     /// A worker asked to leave before it was ready.
     Left { slot: Slot, worker: WorkerId },
     /// The master was told to stop.
@@ -328,8 +262,5 @@ pub(crate) enum ReloadView {
     /// When one begins as soon as the first generation is active.
     Pending,
     /// When a generation is starting, and whether another reload waits behind it.
-    Running {
-        generation: Generation,
-        pending: bool,
-    },
+    Running { generation: Generation, pending: bool },
 }

@@ -116,9 +116,7 @@ impl Scheduler {
             overdue: BTreeSet::new(),
             held: VecDeque::new(),
             ask_again: None,
-            intake: Intake::Open {
-                pause: INTAKE_PAUSE,
-            },
+            intake: Intake::Open { pause: INTAKE_PAUSE },
             stirred: Vec::new(),
             touched: Vec::new(),
         }
@@ -189,10 +187,7 @@ impl Scheduler {
             return;
         };
         if activated.standing == Standing::Idle {
-            activated.standing = Standing::Active {
-                pace: Pace::Prompt,
-                channel: Channel::Open,
-            };
+            activated.standing = Standing::Active { pace: Pace::Prompt, channel: Channel::Open };
             self.seat(worker);
             self.recount_all(worker);
             self.serve_held(worker, now, actions);
@@ -211,15 +206,9 @@ impl Scheduler {
 
     /// Whether nothing waits that an active worker could still be given.
     pub(super) fn is_settled(&self) -> bool {
-        let mut active = self
-            .workers
-            .values()
-            .filter(|worker| worker.is_active())
-            .peekable();
+        let mut active = self.workers.values().filter(|worker| worker.is_active()).peekable();
         let nobody = active.peek().is_none();
-        nobody
-            || (active.all(|worker| worker.untaken() == 0)
-                && self.lanes.values().all(|lane| lane.waiting() == 0))
+        nobody || (active.all(|worker| worker.untaken() == 0) && self.lanes.values().all(|lane| lane.waiting() == 0))
     }
 
     /// Whether every worker has been forgotten.
@@ -228,9 +217,7 @@ impl Scheduler {
     }
 
     pub(super) fn counters(&self, worker: WorkerId) -> Counters {
-        self.workers
-            .get(&worker)
-            .map_or_else(Counters::default, |worker| worker.counters)
+        self.workers.get(&worker).map_or_else(Counters::default, |worker| worker.counters)
     }
 
     pub(super) fn queued(&self, listener: ListenerId) -> usize {
@@ -242,10 +229,7 @@ impl Scheduler {
     }
 
     pub(super) fn is_on_offer(&self, worker: WorkerId, connection: ConnectionId) -> bool {
-        matches!(
-            self.word(worker, connection),
-            Some(Word::Offered | Word::Awaited)
-        )
+        matches!(self.word(worker, connection), Some(Word::Offered | Word::Awaited))
     }
 
     pub(super) fn room(&self, listener: ListenerId) -> usize {
@@ -256,19 +240,13 @@ impl Scheduler {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let overdue = self
-            .clock
-            .front()
-            .map(|(since, _)| *since + self.settings.steal_after);
+        let overdue = self.clock.front().map(|(since, _)| *since + self.settings.steal_after);
         let hold = self.held.front().map(|(until, _)| *until);
         let intake = match self.intake {
             Intake::Exhausted { until, .. } => Some(until),
             Intake::Open { .. } | Intake::Closed => None,
         };
-        [overdue, hold, intake, self.ask_again]
-            .into_iter()
-            .flatten()
-            .min()
+        [overdue, hold, intake, self.ask_again].into_iter().flatten().min()
     }
 }
 
@@ -316,9 +294,7 @@ impl Scheduler {
 /// Bookkeeping.
 impl Scheduler {
     fn word(&self, worker: WorkerId, connection: ConnectionId) -> Option<Word> {
-        self.workers
-            .get(&worker)
-            .and_then(|worker| worker.word(connection))
+        self.workers.get(&worker).and_then(|worker| worker.word(connection))
     }
 
     fn free_word(&mut self, worker: WorkerId, connection: ConnectionId) {
@@ -338,11 +314,8 @@ impl Scheduler {
     }
 
     fn recount(&mut self, listener: ListenerId) {
-        let users = self
-            .workers
-            .values()
-            .filter(|worker| worker.is_active() && worker.seats.contains_key(&listener))
-            .count();
+        let users =
+            self.workers.values().filter(|worker| worker.is_active() && worker.seats.contains_key(&listener)).count();
         if let Some(lane) = self.lanes.get_mut(&listener) {
             lane.users = users;
             self.stirred.push(listener);

@@ -33,6 +33,9 @@ pub(crate) enum WorkerState {
     Draining { since: Instant, deadline: Instant },
     /// When it has nothing left. Waits for its exit, at the latest until `deadline`.
     Drained { since: Instant, deadline: Instant },
+    /// When it closed its channel before it was told to drain, most likely because it is exiting. Waits for its exit, at the
+    /// latest until `deadline`.
+    Silent { since: Instant, deadline: Instant },
     /// When it was killed. Waits for its exit.
     Killed { since: Instant },
 }
@@ -47,6 +50,7 @@ impl WorkerState {
             | Self::Leaving { since, .. }
             | Self::Draining { since, .. }
             | Self::Drained { since, .. }
+            | Self::Silent { since, .. }
             | Self::Killed { since } => since,
         }
     }
@@ -56,7 +60,8 @@ impl WorkerState {
             Self::Starting { ready_by: at, .. }
             | Self::Leaving { drain_at: at, .. }
             | Self::Draining { deadline: at, .. }
-            | Self::Drained { deadline: at, .. } => Some(at),
+            | Self::Drained { deadline: at, .. }
+            | Self::Silent { deadline: at, .. } => Some(at),
             Self::Ready { .. } | Self::Active { .. } | Self::Killed { .. } => None,
         }
     }
@@ -94,6 +99,8 @@ struct Place {
 /// first is replaced at once.
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How long a worker may live on after it closed its channel: a process that exits closes it a moment before its end.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a worker must live for its slot to be trusted again.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -107,12 +114,7 @@ pub(super) struct Supervision {
 
 impl Supervision {
     pub(super) fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            workers: BTreeMap::new(),
-            places: BTreeMap::new(),
-            last: 0,
-        }
+        Self { settings, workers: BTreeMap::new(), places: BTreeMap::new(), last: 0 }
     }
 
     pub(super) fn get(&self, worker: WorkerId) -> Option<Worker> {
@@ -124,10 +126,7 @@ impl Supervision {
     }
 
     pub(super) fn of_generation(&self, generation: Generation) -> Vec<WorkerId> {
-        self.workers()
-            .filter(|(_, worker)| worker.generation == generation)
-            .map(|(id, _)| id)
-            .collect()
+        self.workers().filter(|(_, worker)| worker.generation == generation).map(|(id, _)| id).collect()
     }
 
     pub(super) fn of_slot(&self, generation: Generation, slot: Slot) -> Vec<WorkerId> {
@@ -142,54 +141,35 @@ impl Supervision {
     }
 
     pub(super) fn restarts(&self, worker: &Worker) -> u32 {
-        self.places
-            .get(&(worker.generation, worker.slot))
-            .map_or(0, |place| place.restarts)
+        self.places.get(&(worker.generation, worker.slot)).map_or(0, |place| place.restarts)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let workers = self
-            .workers
-            .values()
-            .filter_map(|worker| worker.state.deadline());
-        let places = self
-            .places
-            .values()
-            .filter_map(|place| match place.occupant {
-                Occupant::Waiting { until } => Some(until),
-                Occupant::Worker(_) | Occupant::Vacant => None,
-            });
+        let workers = self.workers.values().filter_map(|worker| worker.state.deadline());
+        let places = self.places.values().filter_map(|place| match place.occupant {
+            Occupant::Waiting { until } => Some(until),
+            Occupant::Worker(_) | Occupant::Vacant => None,
+        });
         workers.chain(places).min()
     }
 
     /// The workers whose deadline has come.
     pub(super) fn due(&self, now: Instant) -> Vec<WorkerId> {
         let due = |worker: &Worker| worker.state.deadline().is_some_and(|at| at <= now);
-        self.workers()
-            .filter(|(_, worker)| due(worker))
-            .map(|(id, _)| id)
-            .collect()
+        self.workers().filter(|(_, worker)| due(worker)).map(|(id, _)| id).collect()
     }
 
     /// Opens every slot of a new generation, each to be filled at once.
     pub(super) fn add_generation(&mut self, generation: Generation, now: Instant) {
         for slot in (0..self.settings.workers).map(Slot) {
-            let place = Place {
-                occupant: Occupant::Waiting { until: now },
-                restarts: 0,
-                failures: 0,
-            };
+            let place = Place { occupant: Occupant::Waiting { until: now }, restarts: 0, failures: 0 };
             self.places.insert((generation, slot), place);
         }
     }
 
     /// Closes every slot of a generation: nobody is started there any more.
     pub(super) fn vacate(&mut self, generation: Generation) {
-        for (_, place) in self
-            .places
-            .iter_mut()
-            .filter(|((of, _), _)| *of == generation)
-        {
+        for (_, place) in self.places.iter_mut().filter(|((of, _), _)| *of == generation) {
             place.occupant = Occupant::Vacant;
         }
     }
@@ -202,38 +182,21 @@ impl Supervision {
     pub(super) fn all_ready(&self, generation: Generation) -> bool {
         let ready = |place: &Place| match place.occupant {
             Occupant::Worker(worker) => {
-                matches!(
-                    self.get(worker),
-                    Some(Worker {
-                        state: WorkerState::Ready { .. },
-                        ..
-                    })
-                )
+                matches!(self.get(worker), Some(Worker { state: WorkerState::Ready { .. }, .. }))
             }
             Occupant::Waiting { .. } | Occupant::Vacant => false,
         };
-        self.places
-            .iter()
-            .filter(|((of, _), _)| *of == generation)
-            .all(|(_, place)| ready(place))
+        self.places.iter().filter(|((of, _), _)| *of == generation).all(|(_, place)| ready(place))
     }
 
     /// Whether the slot is filled by a worker that has been activated.
     pub(super) fn is_served(&self, generation: Generation, slot: Slot) -> bool {
-        self.places
-            .get(&(generation, slot))
-            .is_some_and(|place| match place.occupant {
-                Occupant::Worker(worker) => {
-                    matches!(
-                        self.get(worker),
-                        Some(Worker {
-                            state: WorkerState::Active { .. },
-                            ..
-                        })
-                    )
-                }
-                Occupant::Waiting { .. } | Occupant::Vacant => false,
-            })
+        self.places.get(&(generation, slot)).is_some_and(|place| match place.occupant {
+            Occupant::Worker(worker) => {
+                matches!(self.get(worker), Some(Worker { state: WorkerState::Active { .. }, .. }))
+            }
+            Occupant::Waiting { .. } | Occupant::Vacant => false,
+        })
     }
 
     /// Starts a worker in every slot that has waited long enough, and names them.
@@ -246,24 +209,9 @@ impl Supervision {
                 self.last += 1;
                 let worker = WorkerId(self.last);
                 place.occupant = Occupant::Worker(worker);
-                let state = WorkerState::Starting {
-                    since: now,
-                    ready_by: now + self.settings.ready_timeout,
-                };
-                self.workers.insert(
-                    worker,
-                    Worker {
-                        slot,
-                        generation,
-                        state,
-                        started: now,
-                    },
-                );
-                actions.push(Action::Spawn {
-                    worker,
-                    slot,
-                    generation,
-                });
+                let state = WorkerState::Starting { since: now, ready_by: now + self.settings.ready_timeout };
+                self.workers.insert(worker, Worker { slot, generation, state, started: now });
+                actions.push(Action::Spawn { worker, slot, generation });
                 started.push(worker);
             }
         }
@@ -282,42 +230,24 @@ impl Supervision {
     /// The worker leaves, and its slot waits for a replacement.
     pub(super) fn leave(&mut self, worker: WorkerId, now: Instant) {
         let drain_at = now + self.settings.ready_timeout;
-        self.set_state(
-            worker,
-            WorkerState::Leaving {
-                since: now,
-                drain_at,
-            },
-        );
+        self.set_state(worker, WorkerState::Leaving { since: now, drain_at });
         self.refill_after(worker, now);
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         let deadline = now + self.settings.drain_timeout;
-        self.set_state(
-            worker,
-            WorkerState::Draining {
-                since: now,
-                deadline,
-            },
-        );
+        self.set_state(worker, WorkerState::Draining { since: now, deadline });
         actions.push(Action::Drain { worker, deadline });
     }
 
     pub(super) fn drained(&mut self, worker: WorkerId, now: Instant) {
-        if let Some(Worker {
-            state: WorkerState::Draining { deadline, .. },
-            ..
-        }) = self.get(worker)
-        {
-            self.set_state(
-                worker,
-                WorkerState::Drained {
-                    since: now,
-                    deadline,
-                },
-            );
+        if let Some(Worker { state: WorkerState::Draining { deadline, .. }, .. }) = self.get(worker) {
+            self.set_state(worker, WorkerState::Drained { since: now, deadline });
         }
+    }
+
+    pub(super) fn silence(&mut self, worker: WorkerId, now: Instant) {
+        self.set_state(worker, WorkerState::Silent { since: now, deadline: now + SILENCE });
     }
 
     pub(super) fn kill(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -346,9 +276,7 @@ impl Supervision {
             if now.saturating_duration_since(worker.started) >= STEADY {
                 place.failures = 0;
             }
-            place.occupant = Occupant::Waiting {
-                until: now + backoff(place.failures),
-            };
+            place.occupant = Occupant::Waiting { until: now + backoff(place.failures) };
             place.failures = place.failures.saturating_add(1);
             place.restarts = place.restarts.saturating_add(1);
         }
@@ -359,8 +287,6 @@ impl Supervision {
 fn backoff(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        _ => BACKOFF
-            .saturating_mul(1 << (failures - 1).min(16))
-            .min(BACKOFF_MAX),
+        _ => BACKOFF.saturating_mul(1 << (failures - 1).min(16)).min(BACKOFF_MAX),
     }
 }

@@ -29,13 +29,7 @@ pub(super) enum Gate {
 
 impl Lane {
     pub(super) fn new() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            held: 0,
-            rotation: VecDeque::new(),
-            users: 0,
-            gate: Gate::Stopped,
-        }
+        Self { queue: VecDeque::new(), held: 0, rotation: VecDeque::new(), users: 0, gate: Gate::Stopped }
     }
 
     /// Puts a connection where its age belongs: cheap at both ends.

@@ -35,14 +35,7 @@ impl Scheduler {
             return;
         }
         let state = State::Queued;
-        let accepted = Connection {
-            listener,
-            state,
-            copies: 0,
-            steals: 0,
-            refused_by: Vec::new(),
-            rounds: 0,
-        };
+        let accepted = Connection { listener, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0 };
         self.connections.insert(connection, accepted);
         self.enqueue(connection, actions);
         if let Intake::Open { pause } = &mut self.intake {
@@ -52,10 +45,7 @@ impl Scheduler {
 
     pub(in super::super) fn exhausted(&mut self, now: Instant) {
         if let Intake::Open { pause } = self.intake {
-            self.intake = Intake::Exhausted {
-                until: now + pause,
-                pause: (pause * 2).min(INTAKE_PAUSE_MAX),
-            };
+            self.intake = Intake::Exhausted { until: now + pause, pause: (pause * 2).min(INTAKE_PAUSE_MAX) };
             self.stir_all();
         }
     }
@@ -84,21 +74,10 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn dispatch(
-        &mut self,
-        listener: ListenerId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        while let Some(&connection) = self
-            .lanes
-            .get(&listener)
-            .and_then(|lane| lane.queue.front())
-        {
+    pub(super) fn dispatch(&mut self, listener: ListenerId, now: Instant, actions: &mut Vec<Action>) {
+        while let Some(&connection) = self.lanes.get(&listener).and_then(|lane| lane.queue.front()) {
             let pick = self.pick(listener, connection);
-            if let (Some(lane), Pick::Worker(_) | Pick::Unfit) =
-                (self.lanes.get_mut(&listener), &pick)
-            {
+            if let (Some(lane), Pick::Worker(_) | Pick::Unfit) = (self.lanes.get_mut(&listener), &pick) {
                 lane.queue.pop_front();
             }
             match pick {
@@ -113,10 +92,7 @@ impl Scheduler {
         let Some(lane) = self.lanes.get_mut(&listener) else {
             return Pick::Nobody;
         };
-        let refused_by = self
-            .connections
-            .get(&connection)
-            .map_or(&[][..], |waiting| &waiting.refused_by);
+        let refused_by = self.connections.get(&connection).map_or(&[][..], |waiting| &waiting.refused_by);
         let mut pick = Pick::Nobody;
         for _ in 0..lane.rotation.len() {
             let Some(next) = lane.rotation.pop_front() else {
@@ -146,25 +122,12 @@ impl Scheduler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let (Some(offered), Some(to)) = (
-            self.connections.get_mut(&connection),
-            self.workers.get_mut(&worker),
-        ) else {
-            debug_assert!(
-                false,
-                "offer of {connection:?} to {worker:?}: no such thing"
-            );
+        let (Some(offered), Some(to)) = (self.connections.get_mut(&connection), self.workers.get_mut(&worker)) else {
+            debug_assert!(false, "offer of {connection:?} to {worker:?}: no such thing");
             return;
         };
         offered.state = State::Offered { worker, since: now };
-        to.set_word(
-            connection,
-            if offered.steals > 0 {
-                Word::Awaited
-            } else {
-                Word::Offered
-            },
-        );
+        to.set_word(connection, if offered.steals > 0 { Word::Awaited } else { Word::Offered });
         to.counters.offered += 1;
         self.overdue.remove(&connection);
         self.clock.push_back((now, connection));
@@ -189,12 +152,7 @@ impl Scheduler {
     }
 
     /// Lets the others of the queue pass.
-    pub(super) fn hold(
-        &mut self,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn hold(&mut self, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
         self.overdue.remove(&connection);
         let Some(held) = self.connections.get_mut(&connection) else {
             return;
@@ -242,9 +200,10 @@ impl Scheduler {
             if !willing.can_be_offered(&self.settings) {
                 return;
             }
-            let fits = self.connections.get(&connection).is_some_and(|held| {
-                willing.fits(connection, held.listener) && !held.refused_by.contains(&worker)
-            });
+            let fits = self
+                .connections
+                .get(&connection)
+                .is_some_and(|held| willing.fits(connection, held.listener) && !held.refused_by.contains(&worker));
             if fits {
                 self.unhold(connection);
                 self.offer(connection, worker, now, actions);
@@ -260,11 +219,7 @@ impl Scheduler {
         if lane.users == 0 {
             return 0;
         }
-        let has_credit = |id| {
-            self.workers
-                .get(id)
-                .is_some_and(|worker| worker.can_be_offered(&self.settings))
-        };
+        let has_credit = |id| self.workers.get(id).is_some_and(|worker| worker.can_be_offered(&self.settings));
         match self.settings.queue.saturating_sub(lane.waiting()) {
             0 => usize::from(lane.rotation.iter().any(has_credit)),
             room => room,

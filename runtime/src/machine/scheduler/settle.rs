@@ -21,15 +21,9 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         match (self.word(worker, connection), how) {
-            (Some(Word::Offered | Word::Awaited), Settled::Taken) => {
-                self.taken(worker, connection, now, actions)
-            }
-            (Some(Word::Offered | Word::Awaited), Settled::Refused) => {
-                self.refused(worker, connection, now, actions)
-            }
-            (Some(Word::Offered | Word::Awaited), Settled::Revoked) => {
-                self.revoked(worker, connection, now, actions)
-            }
+            (Some(Word::Offered | Word::Awaited), Settled::Taken) => self.taken(worker, connection, now, actions),
+            (Some(Word::Offered | Word::Awaited), Settled::Refused) => self.refused(worker, connection, now, actions),
+            (Some(Word::Offered | Word::Awaited), Settled::Revoked) => self.revoked(worker, connection, now, actions),
             (Some(Word::Revoked), Settled::Released) => {
                 self.release(worker, connection, actions);
                 self.alive(worker, now);
@@ -41,13 +35,7 @@ impl Scheduler {
         self.forget_if_settled(worker, actions);
     }
 
-    fn taken(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn taken(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
         self.overdue.remove(&connection);
         let Some(owner) = self.workers.get_mut(&worker) else {
             return;
@@ -68,13 +56,7 @@ impl Scheduler {
         self.serve_held(worker, now, actions);
     }
 
-    fn refused(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn refused(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
         let Some(refuser) = self.workers.get_mut(&worker) else {
             return;
         };
@@ -90,17 +72,9 @@ impl Scheduler {
         self.alive(worker, now);
     }
 
-    fn revoked(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let (Some(loser), Some(revoked)) = (
-            self.workers.get_mut(&worker),
-            self.connections.get_mut(&connection),
-        ) else {
+    fn revoked(&mut self, worker: WorkerId, connection: ConnectionId, now: Instant, actions: &mut Vec<Action>) {
+        let (Some(loser), Some(revoked)) = (self.workers.get_mut(&worker), self.connections.get_mut(&connection))
+        else {
             return;
         };
         let then = match revoked.state {
@@ -123,12 +97,7 @@ impl Scheduler {
     }
 
     /// A revoked copy is no more.
-    pub(super) fn release(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn release(&mut self, worker: WorkerId, connection: ConnectionId, actions: &mut Vec<Action>) {
         self.free_word(worker, connection);
         if let Some(released) = self.connections.get_mut(&connection) {
             released.copies = released.copies.saturating_sub(1);
@@ -138,25 +107,13 @@ impl Scheduler {
 
     /// Closes the master's copy of a connection that has a trusted owner and nothing but this owner.
     fn close_if_safe(&mut self, connection: ConnectionId, actions: &mut Vec<Action>) {
-        if let Some(Connection {
-            state: State::Taken { by },
-            copies: 0,
-            ..
-        }) = self.connections.get(&connection)
-        {
+        if let Some(Connection { state: State::Taken { by }, copies: 0, .. }) = self.connections.get(&connection) {
             let owner = *by;
-            if self
-                .workers
-                .get(&owner)
-                .is_some_and(|worker| worker.standing != Standing::Broken)
-            {
+            if self.workers.get(&owner).is_some_and(|worker| worker.standing != Standing::Broken) {
                 self.connections.remove(&connection);
                 self.free_word(owner, connection);
                 actions.push(Action::Close { connection });
-                actions.push(Action::FreeWord {
-                    worker: owner,
-                    connection,
-                });
+                actions.push(Action::FreeWord { worker: owner, connection });
             }
         }
     }
@@ -168,13 +125,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn revoke(
-        &mut self,
-        worker: WorkerId,
-        connection: ConnectionId,
-        then: Then,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn revoke(&mut self, worker: WorkerId, connection: ConnectionId, then: Then, actions: &mut Vec<Action>) {
         let Some(revoked) = self.connections.get_mut(&connection) else {
             return;
         };
@@ -203,10 +154,8 @@ impl Scheduler {
                 lane.rotation.retain(|other| *other != worker);
             }
         }
-        let untaken: Vec<_> = retired
-            .words()
-            .filter(|(_, word)| matches!(word, Word::Offered | Word::Awaited))
-            .collect();
+        let untaken: Vec<_> =
+            retired.words().filter(|(_, word)| matches!(word, Word::Offered | Word::Awaited)).collect();
         self.recount_all(worker);
         for (connection, _) in untaken {
             self.revoke(worker, connection, Then::Enqueue, actions);
@@ -249,10 +198,7 @@ impl Scheduler {
             return;
         };
         living.life = Some(now);
-        if let Standing::Active {
-            pace: Pace::Late, ..
-        } = living.standing
-        {
+        if let Standing::Active { pace: Pace::Late, .. } = living.standing {
             living.set_pace(Pace::Prompt);
         }
         self.seat(worker);

@@ -35,16 +35,8 @@ impl Scheduler {
         }
     }
 
-    fn mark_overdue(
-        &mut self,
-        connection: ConnectionId,
-        holder: WorkerId,
-        actions: &mut Vec<Action>,
-    ) {
-        let (Some(overdue), Some(late)) = (
-            self.connections.get_mut(&connection),
-            self.workers.get_mut(&holder),
-        ) else {
+    fn mark_overdue(&mut self, connection: ConnectionId, holder: WorkerId, actions: &mut Vec<Action>) {
+        let (Some(overdue), Some(late)) = (self.connections.get_mut(&connection), self.workers.get_mut(&holder)) else {
             return;
         };
         late.set_pace(Pace::Late);
@@ -95,9 +87,8 @@ impl Scheduler {
             let State::Overdue { worker: holder } = overdue.state else {
                 continue;
             };
-            let fits = thieves.iter().position(|(_, worker, credit)| {
-                *credit > 0 && worker.fits(connection, overdue.listener)
-            });
+            let fits =
+                thieves.iter().position(|(_, worker, credit)| *credit > 0 && worker.fits(connection, overdue.listener));
             if let Some(fit) = fits {
                 let (id, worker, credit) = thieves.remove(fit);
                 steals.push((connection, holder, id));
@@ -121,11 +112,7 @@ impl Scheduler {
             return;
         };
         let pace = match pace {
-            Pace::Wanted { asked }
-                if wanted && now.saturating_duration_since(asked) < ASK_AGAIN =>
-            {
-                pace
-            }
+            Pace::Wanted { asked } if wanted && now.saturating_duration_since(asked) < ASK_AGAIN => pace,
             Pace::Prompt | Pace::Wanted { .. } if wanted => {
                 if !proven {
                     actions.push(Action::AskBeat { worker: id });
@@ -146,13 +133,7 @@ impl Scheduler {
     }
 
     /// Offers a stolen connection to its thief, if that one can still have it.
-    pub(super) fn give(
-        &mut self,
-        connection: ConnectionId,
-        thief: WorkerId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn give(&mut self, connection: ConnectionId, thief: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         let Some(stolen) = self.connections.get_mut(&connection) else {
             return;
         };

@@ -105,9 +105,7 @@ impl Worker {
 
     /// The words that are not free, the oldest connection first.
     pub(super) fn words(&self) -> impl Iterator<Item = (ConnectionId, Word)> {
-        self.words
-            .iter()
-            .map(|(connection, word)| (*connection, *word))
+        self.words.iter().map(|(connection, word)| (*connection, *word))
     }
 
     pub(super) fn has_words(&self) -> bool {
@@ -124,9 +122,7 @@ impl Worker {
 
     /// How many more offers the worker may have, whatever its standing.
     pub(super) fn credit(&self, settings: &Settings) -> usize {
-        let credit = settings
-            .credit
-            .saturating_sub(self.untaken() + self.revoked());
+        let credit = settings.credit.saturating_sub(self.untaken() + self.revoked());
         credit.min(settings.words.saturating_sub(self.words.len()))
     }
 
@@ -136,13 +132,8 @@ impl Worker {
 
     /// Whether the next connection of the queue may go to this worker.
     pub(super) fn can_be_offered(&self, settings: &Settings) -> bool {
-        matches!(
-            self.standing,
-            Standing::Active {
-                pace: Pace::Prompt,
-                channel: Channel::Open
-            }
-        ) && self.credit(settings) > 0
+        matches!(self.standing, Standing::Active { pace: Pace::Prompt, channel: Channel::Open })
+            && self.credit(settings) > 0
     }
 
     /// Whether the worker can be offered this very connection: it may still have a revoked copy of it.
@@ -152,19 +143,13 @@ impl Worker {
 
     /// Whether an overdue offer of another could go to this worker, now or as soon as it is alive and empty-handed.
     pub(super) fn could_steal(&self, settings: &Settings) -> bool {
-        matches!(
-            self.standing,
-            Standing::Active {
-                pace: Pace::Prompt | Pace::Wanted { .. },
-                channel: Channel::Open
-            }
-        ) && self.revoked() < settings.credit
+        matches!(self.standing, Standing::Active { pace: Pace::Prompt | Pace::Wanted { .. }, channel: Channel::Open })
+            && self.revoked() < settings.credit
     }
 
     /// Whether the worker took something, or beat, within `steal_after`.
     pub(super) fn is_proven(&self, steal_after: Duration, now: Instant) -> bool {
-        self.life
-            .is_some_and(|life| now.saturating_duration_since(life) <= steal_after)
+        self.life.is_some_and(|life| now.saturating_duration_since(life) <= steal_after)
     }
 
     pub(super) fn set_pace(&mut self, to: Pace) {
@@ -181,18 +166,12 @@ impl Worker {
 
     /// Whether somebody waits for this worker's next move, so that it must ring.
     pub(super) fn is_awaited(&self, settings: &Settings) -> bool {
-        let spent =
-            || self.credit(settings) == 0 && self.seats.values().any(|seat| *seat == Seat::Out);
+        let spent = || self.credit(settings) == 0 && self.seats.values().any(|seat| *seat == Seat::Out);
         self.revoked() > 0
             || self.tally[Word::Awaited as usize] > 0
             || match self.standing {
-                Standing::Active {
-                    pace: Pace::Prompt, ..
-                } => spent(),
-                Standing::Active {
-                    pace: Pace::Wanted { .. } | Pace::Late,
-                    ..
-                } => true,
+                Standing::Active { pace: Pace::Prompt, .. } => spent(),
+                Standing::Active { pace: Pace::Wanted { .. } | Pace::Late, .. } => true,
                 Standing::Idle | Standing::Stopped | Standing::Broken | Standing::Dead => false,
             }
     }

@@ -53,10 +53,7 @@ fn accepting_stops_while_no_worker_is_active_and_what_is_queued_stays_queued() {
     world.exit(1, 1);
     world.exit(2, 1);
     assert!(world.did(&Action::StopAccepting { listener: PORT }));
-    assert_eq!(
-        (world.machine.queued(PORT), world.machine.room(PORT)),
-        (10, 0)
-    );
+    assert_eq!((world.machine.queued(PORT), world.machine.room(PORT)), (10, 0));
     world.connect(1);
     assert_eq!(world.backlog(PORT), 1);
     world.ready(3);
@@ -91,8 +88,5 @@ fn accepting_pauses_with_backoff_while_descriptors_are_short() {
     world.feed(Event::AcceptExhausted);
     world.log.clear();
     world.pass(Duration::from_millis(100));
-    assert!(
-        world.did(&Action::StartAccepting { listener: PORT }),
-        "a success resets the backoff"
-    );
+    assert!(world.did(&Action::StartAccepting { listener: PORT }), "a success resets the backoff");
 }

@@ -21,27 +21,11 @@ fn asked() -> World {
 fn worker_gets_a_listener_once() {
     let mut world = World::serving();
     let (worker, listener) = (WorkerId(1), PORT);
-    world.feed(Event::ListenAsked {
-        worker,
-        request: RequestId(5),
-        listener,
-    });
-    assert!(world.did(&Action::RefuseListen {
-        worker,
-        request: RequestId(5),
-        listener
-    }));
+    world.feed(Event::ListenAsked { worker, request: RequestId(5), listener });
+    assert!(world.did(&Action::RefuseListen { worker, request: RequestId(5), listener }));
     world.feed(Event::ListenerClosed { worker, listener });
-    world.feed(Event::ListenAsked {
-        worker,
-        request: RequestId(6),
-        listener,
-    });
-    assert!(world.did(&Action::AnswerListen {
-        worker,
-        request: RequestId(6),
-        listener
-    }));
+    world.feed(Event::ListenAsked { worker, request: RequestId(6), listener });
+    assert!(world.did(&Action::AnswerListen { worker, request: RequestId(6), listener }));
 }
 
 #[test]
@@ -55,15 +39,9 @@ fn worker_that_asks_at_run_time_is_offered_connections() {
 #[test]
 fn listener_is_closed_when_the_last_slot_closes_it() {
     let mut world = asked();
-    world.feed(Event::ListenerClosed {
-        worker: WorkerId(1),
-        listener: ASKED,
-    });
+    world.feed(Event::ListenerClosed { worker: WorkerId(1), listener: ASKED });
     assert!(world.is_open(ASKED));
-    world.feed(Event::ListenerClosed {
-        worker: WorkerId(2),
-        listener: ASKED,
-    });
+    world.feed(Event::ListenerClosed { worker: WorkerId(2), listener: ASKED });
     assert!(!world.is_open(ASKED));
 }
 
@@ -71,10 +49,7 @@ fn listener_is_closed_when_the_last_slot_closes_it() {
 fn configured_listener_stays_open_when_nobody_uses_it() {
     let mut world = World::serving();
     for worker in [WorkerId(1), WorkerId(2)] {
-        world.feed(Event::ListenerClosed {
-            worker,
-            listener: PORT,
-        });
+        world.feed(Event::ListenerClosed { worker, listener: PORT });
     }
     assert!(world.is_open(PORT));
     assert!(world.did(&Action::StopAccepting { listener: PORT }));
@@ -88,10 +63,7 @@ fn crash_is_no_close() {
     assert!(world.is_open(ASKED));
     world.listens(3, ASKED);
     world.ready(3);
-    assert!(
-        world.is_open(ASKED),
-        "one slot waits for its replacement, one uses it"
-    );
+    assert!(world.is_open(ASKED), "one slot waits for its replacement, one uses it");
 }
 
 #[test]
@@ -108,13 +80,8 @@ fn listener_is_closed_when_the_replacements_are_ready_without_it() {
 #[test]
 fn leaver_keeps_its_listener_while_it_lives() {
     let mut world = asked();
-    world.feed(Event::ListenerClosed {
-        worker: WorkerId(2),
-        listener: ASKED,
-    });
-    world.feed(Event::WorkerLeaving {
-        worker: WorkerId(1),
-    });
+    world.feed(Event::ListenerClosed { worker: WorkerId(2), listener: ASKED });
+    world.feed(Event::WorkerLeaving { worker: WorkerId(1) });
     world.ready(3);
     assert!(world.is_open(ASKED));
     world.exit(1, 0);
@@ -165,17 +132,8 @@ fn connections_queued_on_a_closed_listener_are_shut_down() {
     world.set_mood(1, Mood::Blocked);
     world.set_mood(2, Mood::Blocked);
     world.connect_to(ASKED, 10);
-    world.feed(Event::ListenerClosed {
-        worker: WorkerId(1),
-        listener: ASKED,
-    });
-    world.feed(Event::ListenerClosed {
-        worker: WorkerId(2),
-        listener: ASKED,
-    });
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Shutdown { .. })),
-        2
-    );
+    world.feed(Event::ListenerClosed { worker: WorkerId(1), listener: ASKED });
+    world.feed(Event::ListenerClosed { worker: WorkerId(2), listener: ASKED });
+    assert_eq!(world.count(|action| matches!(action, Action::Shutdown { .. })), 2);
     assert_eq!(world.copies.len(), 8, "what is on offer can still be taken");
 }

@@ -13,63 +13,33 @@ fn event(random: &mut Random) -> Event {
     let listener = ListenerId(random.below(4) as u32);
     let connection = ConnectionId(random.below(24));
     let reason = String::new();
-    match random.below(24) {
+    match random.below(25) {
         0 => Event::Started,
         1..=3 => Event::Deadline,
-        4 => Event::ReloadAsked {
-            ticket: Ticket(random.below(4)),
-        },
-        5 if random.below(40) == 0 => Event::StopAsked {
-            at_once: random.below(4) == 0,
-        },
+        4 => Event::ReloadAsked { ticket: Ticket(random.below(4)) },
+        5 if random.below(40) == 0 => Event::StopAsked { at_once: random.below(4) == 0 },
         6 => Event::SpawnFailed { worker, reason },
         7 => Event::WorkerIncompatible { worker, reason },
         8..=11 => Event::WorkerReady { worker },
         12 => Event::WorkerLeaving { worker },
         13 => Event::WorkerDrained { worker },
         14 if random.below(4) == 0 => Event::WorkerBroke { worker, reason },
-        15 => Event::WorkerExited {
-            worker,
-            exit: Exit::Code(0),
-        },
+        15 => Event::WorkerExited { worker, exit: Exit::Code(0) },
         16 => {
-            let spread = if random.below(3) == 0 {
-                Spread::Shared
-            } else {
-                Spread::Offered
-            };
-            Event::ListenerBound {
-                listener,
-                spread,
-                configured: random.below(2) == 0,
-            }
+            let spread = if random.below(3) == 0 { Spread::Shared } else { Spread::Offered };
+            Event::ListenerBound { listener, spread, configured: random.below(2) == 0 }
         }
-        17 => Event::ListenAsked {
-            worker,
-            request: RequestId(0),
-            listener,
-        },
+        17 => Event::ListenAsked { worker, request: RequestId(0), listener },
         18 if random.below(4) == 0 => Event::ListenerClosed { worker, listener },
         19 => Event::AcceptExhausted,
         20 => Event::OfferFailed { worker, connection },
         21 => Event::ChannelWritable { worker },
         22 => Event::Beat { worker },
-        23 => Event::Accepted {
-            listener,
-            connection,
-        },
+        23 => Event::Accepted { listener, connection },
+        24 => Event::ChannelClosed { worker },
         _ => {
-            let how = [
-                Settled::Taken,
-                Settled::Refused,
-                Settled::Revoked,
-                Settled::Released,
-            ];
-            Event::Settled {
-                worker,
-                connection,
-                how: how[random.below(4) as usize],
-            }
+            let how = [Settled::Taken, Settled::Refused, Settled::Revoked, Settled::Released];
+            Event::Settled { worker, connection, how: how[random.below(4) as usize] }
         }
     }
 }
@@ -82,13 +52,8 @@ fn machine_survives_nonsense() {
         let mut actions = Vec::new();
         for _ in 0..400 {
             // Not `handle`, which holds the shell to its side of the contract.
-            world
-                .machine
-                .feed(event(&mut random), world.now, &mut actions);
-            assert!(
-                actions.len() < 1_000,
-                "seed {seed}: an event without an end"
-            );
+            world.machine.feed(event(&mut random), world.now, &mut actions);
+            assert!(actions.len() < 1_000, "seed {seed}: an event without an end");
             actions.clear();
             world.now += Duration::from_millis(random.below(30));
         }
@@ -99,10 +64,7 @@ fn machine_survives_nonsense() {
             };
             world.now = world.now.max(deadline);
             world.machine.feed(Event::Deadline, world.now, &mut actions);
-            assert!(
-                world.machine.next_deadline() > Some(world.now)
-                    || world.machine.next_deadline().is_none()
-            );
+            assert!(world.machine.next_deadline() > Some(world.now) || world.machine.next_deadline().is_none());
             actions.clear();
         }
     }

@@ -23,53 +23,23 @@ struct History {
 }
 
 impl Backoff {
-    pub(super) fn spawned(
-        &mut self,
-        generation: Generation,
-        slot: Slot,
-        worker: WorkerId,
-        now: Instant,
-    ) {
-        let first = History {
-            worker,
-            started: now,
-            failures: 0,
-            not_before: Some(now),
-        };
+    pub(super) fn spawned(&mut self, generation: Generation, slot: Slot, worker: WorkerId, now: Instant) {
+        let first = History { worker, started: now, failures: 0, not_before: Some(now) };
         let history = self.slots.entry((generation, slot)).or_insert(first);
-        let not_before = history
-            .not_before
-            .take()
-            .expect("a slot is filled once at a time");
-        assert!(
-            now >= not_before,
-            "{slot:?} is filled {:?} too early",
-            not_before - now
-        );
+        let not_before = history.not_before.take().expect("a slot is filled once at a time");
+        assert!(now >= not_before, "{slot:?} is filled {:?} too early", not_before - now);
         (history.worker, history.started) = (worker, now);
     }
 
     /// The worker has gone, or leaves: if it filled its slot, that becomes free.
-    pub(super) fn ended(
-        &mut self,
-        generation: Generation,
-        slot: Slot,
-        worker: WorkerId,
-        now: Instant,
-    ) {
-        let history = self
-            .slots
-            .get_mut(&(generation, slot))
-            .expect("a slot that was filled");
+    pub(super) fn ended(&mut self, generation: Generation, slot: Slot, worker: WorkerId, now: Instant) {
+        let history = self.slots.get_mut(&(generation, slot)).expect("a slot that was filled");
         if history.worker == worker && history.not_before.is_none() {
             if now - history.started >= Duration::from_secs(10) {
                 history.failures = 0;
             }
             let wait = [0, 100, 200, 400, 800, 1600, 3200, 6400];
-            let wait = wait
-                .get(history.failures as usize)
-                .copied()
-                .unwrap_or(10_000);
+            let wait = wait.get(history.failures as usize).copied().unwrap_or(10_000);
             history.not_before = Some(now + Duration::from_millis(wait));
             history.failures += 1;
         }
@@ -92,20 +62,10 @@ fn spawned(world: &World) -> Vec<u64> {
 fn crashed_worker_is_replaced_at_once_in_its_slot_and_generation() {
     let mut world = World::serving();
     world.exit(2, 1);
-    assert!(world.did(&Action::Spawn {
-        worker: WorkerId(3),
-        slot: Slot(1),
-        generation: Generation(1)
-    }));
+    assert!(world.did(&Action::Spawn { worker: WorkerId(3), slot: Slot(1), generation: Generation(1) }));
     world.ready(3);
-    assert!(world.did(&Action::Activate {
-        worker: WorkerId(3)
-    }));
-    let restarts: Vec<_> = world
-        .machine
-        .workers()
-        .map(|view| (view.worker.0, view.restarts))
-        .collect();
+    assert!(world.did(&Action::Activate { worker: WorkerId(3) }));
+    let restarts: Vec<_> = world.machine.workers().map(|view| (view.worker.0, view.restarts)).collect();
     assert_eq!(restarts, [(1, 0), (3, 1)]);
 }
 
@@ -113,29 +73,12 @@ fn crashed_worker_is_replaced_at_once_in_its_slot_and_generation() {
 fn crash_loop_is_slowed_down_and_a_steady_worker_is_trusted_again() {
     let mut world = World::serving();
     world.exit(2, 1);
-    for (worker, wait) in [
-        (3, 100),
-        (4, 200),
-        (5, 400),
-        (6, 800),
-        (7, 1600),
-        (8, 3200),
-        (9, 6400),
-        (10, 10_000),
-    ] {
+    for (worker, wait) in [(3, 100), (4, 200), (5, 400), (6, 800), (7, 1600), (8, 3200), (9, 6400), (10, 10_000)] {
         world.exit(worker, 1);
         world.pass_millis(wait - 1);
-        assert_eq!(
-            spawned(&world).last(),
-            Some(&worker),
-            "{worker} is replaced too early"
-        );
+        assert_eq!(spawned(&world).last(), Some(&worker), "{worker} is replaced too early");
         world.pass_millis(1);
-        assert_eq!(
-            spawned(&world).last(),
-            Some(&(worker + 1)),
-            "{worker} is not replaced in time"
-        );
+        assert_eq!(spawned(&world).last(), Some(&(worker + 1)), "{worker} is not replaced in time");
     }
     world.ready(11);
     world.pass_millis(10_000);
@@ -147,16 +90,11 @@ fn crash_loop_is_slowed_down_and_a_steady_worker_is_trusted_again() {
 fn process_that_cannot_be_started_is_tried_again_with_the_same_backoff() {
     let mut world = World::serving();
     world.exit(1, 1);
-    world.feed(Event::SpawnFailed {
-        worker: WorkerId(3),
-        reason: "no memory".into(),
-    });
+    world.feed(Event::SpawnFailed { worker: WorkerId(3), reason: "no memory".into() });
     assert_eq!(spawned(&world), [3]);
     world.pass_millis(100);
     assert_eq!(spawned(&world), [3, 4]);
-    assert!(!world.did(&Action::Forget {
-        worker: WorkerId(3)
-    }));
+    assert!(!world.did(&Action::Forget { worker: WorkerId(3) }));
 }
 
 #[test]
@@ -164,9 +102,7 @@ fn replacement_that_never_gets_ready_is_killed_and_replaced() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.pass_millis(10_000);
-    assert!(world.did(&Action::Kill {
-        worker: WorkerId(3)
-    }));
+    assert!(world.did(&Action::Kill { worker: WorkerId(3) }));
     assert_eq!(spawned(&world), [3, 4]);
     assert_eq!(world.active_generation(), Some(1));
 }
@@ -174,16 +110,31 @@ fn replacement_that_never_gets_ready_is_killed_and_replaced() {
 #[test]
 fn worker_that_breaks_the_protocol_is_killed_and_replaced() {
     let mut world = World::serving();
-    world.feed(Event::WorkerBroke {
-        worker: WorkerId(1),
-        reason: "garbage".into(),
-    });
-    assert!(world.did(&Action::Kill {
-        worker: WorkerId(1)
-    }));
-    assert!(world.did(&Action::Forget {
-        worker: WorkerId(1)
-    }));
+    world.feed(Event::WorkerBroke { worker: WorkerId(1), reason: "garbage".into() });
+    assert!(world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert!(world.did(&Action::Forget { worker: WorkerId(1) }));
+    assert_eq!(spawned(&world), [3]);
+}
+
+#[test]
+fn worker_that_closes_its_channel_and_exits_is_replaced_as_any_other() {
+    let mut world = World::serving();
+    world.feed(Event::ChannelClosed { worker: WorkerId(1) });
+    world.exit(1, 3);
+    assert!(!world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert_eq!(spawned(&world), [3]);
+}
+
+#[test]
+fn worker_that_closes_its_channel_and_lives_on_is_offered_nothing_and_killed_in_a_second() {
+    let mut world = World::serving();
+    world.feed(Event::ChannelClosed { worker: WorkerId(1) });
+    world.connect(4);
+    assert_eq!(world.untaken(1), 0);
+    world.pass_millis(999);
+    assert!(!world.did(&Action::Kill { worker: WorkerId(1) }));
+    world.pass_millis(1);
+    assert!(world.did(&Action::Kill { worker: WorkerId(1) }));
     assert_eq!(spawned(&world), [3]);
 }
 
@@ -191,13 +142,8 @@ fn worker_that_breaks_the_protocol_is_killed_and_replaced() {
 fn incompatible_replacement_is_killed_and_the_generation_serves_on() {
     let mut world = World::serving();
     world.exit(1, 1);
-    world.feed(Event::WorkerIncompatible {
-        worker: WorkerId(3),
-        reason: "version 9".into(),
-    });
-    assert!(world.did(&Action::Kill {
-        worker: WorkerId(3)
-    }));
+    world.feed(Event::WorkerIncompatible { worker: WorkerId(3), reason: "version 9".into() });
+    assert!(world.did(&Action::Kill { worker: WorkerId(3) }));
     world.pass_millis(100);
     assert_eq!(spawned(&world), [3, 4]);
 }
@@ -205,41 +151,25 @@ fn incompatible_replacement_is_killed_and_the_generation_serves_on() {
 #[test]
 fn leaving_worker_serves_until_its_replacement_is_ready() {
     let mut world = World::serving();
-    world.feed(Event::WorkerLeaving {
-        worker: WorkerId(1),
-    });
+    world.feed(Event::WorkerLeaving { worker: WorkerId(1) });
     assert_eq!(spawned(&world), [3]);
     world.connect(2);
-    assert_eq!(
-        (
-            world.untaken(1),
-            world.count(|action| matches!(action, Action::Drain { .. }))
-        ),
-        (0, 0)
-    );
+    assert_eq!((world.untaken(1), world.count(|action| matches!(action, Action::Drain { .. }))), (0, 0));
     world.pass_millis(50);
     assert_eq!(world.taken(1), 1);
     world.ready(3);
     assert!(matches!(world.state(1), Some(WorkerState::Draining { .. })));
     assert!(matches!(world.state(3), Some(WorkerState::Active { .. })));
-    world.feed(Event::WorkerDrained {
-        worker: WorkerId(1),
-    });
+    world.feed(Event::WorkerDrained { worker: WorkerId(1) });
     assert!(matches!(world.state(1), Some(WorkerState::Drained { .. })));
     world.exit(1, 0);
-    assert_eq!(
-        spawned(&world),
-        [3],
-        "who left by itself is not replaced twice"
-    );
+    assert_eq!(spawned(&world), [3], "who left by itself is not replaced twice");
 }
 
 #[test]
 fn leaving_worker_is_drained_when_its_replacement_takes_too_long() {
     let mut world = World::serving();
-    world.feed(Event::WorkerLeaving {
-        worker: WorkerId(1),
-    });
+    world.feed(Event::WorkerLeaving { worker: WorkerId(1) });
     world.pass_millis(10_000);
     assert!(matches!(world.state(1), Some(WorkerState::Draining { .. })));
 }
@@ -249,9 +179,7 @@ fn worker_that_asks_to_leave_while_it_drains_is_not_replaced() {
     let mut world = World::serving();
     world.reload(1);
     world.all_ready();
-    world.feed(Event::WorkerLeaving {
-        worker: WorkerId(1),
-    });
+    world.feed(Event::WorkerLeaving { worker: WorkerId(1) });
     assert_eq!(spawned(&world), [3, 4]);
 }
 
@@ -259,9 +187,7 @@ fn worker_that_asks_to_leave_while_it_drains_is_not_replaced() {
 fn worker_that_leaves_as_soon_as_it_is_ready_is_replaced_with_backoff() {
     let mut world = World::serving();
     for (worker, wait) in [(1, 0), (3, 100), (4, 200)] {
-        world.feed(Event::WorkerLeaving {
-            worker: WorkerId(worker),
-        });
+        world.feed(Event::WorkerLeaving { worker: WorkerId(worker) });
         world.pass_millis(wait);
         world.all_ready();
     }
@@ -274,20 +200,11 @@ fn draining_worker_is_killed_at_its_deadline() {
     world.reload(1);
     world.all_ready();
     let deadline = world.now + Duration::from_secs(30);
-    assert!(world.did(&Action::Drain {
-        worker: WorkerId(1),
-        deadline
-    }));
+    assert!(world.did(&Action::Drain { worker: WorkerId(1), deadline }));
     world.exit(1, 0);
     world.pass_millis(29_999);
-    assert!(!world.did(&Action::Kill {
-        worker: WorkerId(2)
-    }));
+    assert!(!world.did(&Action::Kill { worker: WorkerId(2) }));
     world.pass_millis(1);
-    assert!(world.did(&Action::Kill {
-        worker: WorkerId(2)
-    }));
-    assert!(!world.did(&Action::Kill {
-        worker: WorkerId(1)
-    }));
+    assert!(world.did(&Action::Kill { worker: WorkerId(2) }));
+    assert!(!world.did(&Action::Kill { worker: WorkerId(1) }));
 }

@@ -40,11 +40,7 @@ impl Random {
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        if from.is_empty() {
-            None
-        } else {
-            Some(from[self.below(from.len() as u64) as usize])
-        }
+        if from.is_empty() { None } else { Some(from[self.below(from.len() as u64) as usize]) }
     }
 }
 
@@ -72,12 +68,7 @@ impl History {
         world.dies_slowly = true;
         world.bind(PORT, Spread::Offered, true);
         world.feed(Event::Started);
-        let mut history = Self {
-            random,
-            world,
-            listeners: 0,
-            tickets: 0,
-        };
+        let mut history = Self { random, world, listeners: 0, tickets: 0 };
         if !history.random.one_in(4) {
             history.world.all_ready();
         }
@@ -94,13 +85,8 @@ impl History {
     }
 
     fn alive(&mut self, wanted: impl Fn(&WorkerView) -> bool) -> Option<WorkerId> {
-        let workers: Vec<_> = self
-            .world
-            .machine
-            .workers()
-            .filter(|view| wanted(view))
-            .map(|view| view.worker)
-            .collect();
+        let workers: Vec<_> =
+            self.world.machine.workers().filter(|view| wanted(view)).map(|view| view.worker).collect();
         self.random.pick(&workers)
     }
 
@@ -112,16 +98,12 @@ impl History {
             }
             20..=44 => self.some_worker_acts(),
             45..=64 => {
-                let millis = self
-                    .random
-                    .below(if self.random.0 & 7 == 0 { 2_000 } else { 60 });
+                let millis = self.random.below(if self.random.0 & 7 == 0 { 2_000 } else { 60 });
                 self.world.pass_millis(millis);
             }
             65..=71 => self.some_worker_listens(),
             72..=79 => {
-                if let Some(worker) =
-                    self.alive(|view| matches!(view.state, WorkerState::Starting { .. }))
-                {
+                if let Some(worker) = self.alive(|view| matches!(view.state, WorkerState::Starting { .. })) {
                     self.world.ready(worker.0);
                 }
             }
@@ -170,19 +152,14 @@ impl History {
     }
 
     fn some_worker_listens(&mut self) {
-        let Some(worker) = self.alive(|view| !matches!(view.state, WorkerState::Killed { .. }))
-        else {
+        let Some(worker) = self.alive(|view| !matches!(view.state, WorkerState::Killed { .. })) else {
             return;
         };
         let listener = self.port();
         if self.listeners < 3 && self.random.one_in(3) {
             self.listeners += 1;
             let listener = ListenerId(1 + self.listeners);
-            let spread = if self.random.one_in(4) {
-                Spread::Shared
-            } else {
-                Spread::Offered
-            };
+            let spread = if self.random.one_in(4) { Spread::Shared } else { Spread::Offered };
             self.world.bind(listener, spread, false);
             self.world.listens(worker.0, listener);
         } else if self.world.is_open(listener) {
@@ -195,13 +172,7 @@ impl History {
     }
 
     fn change_mood(&mut self) {
-        let mood = [
-            Mood::Prompt,
-            Mood::Prompt,
-            Mood::Blocked,
-            Mood::Blocked,
-            Mood::Refusing,
-        ];
+        let mood = [Mood::Prompt, Mood::Prompt, Mood::Blocked, Mood::Blocked, Mood::Refusing];
         let running = |view: &WorkerView| !matches!(view.state, WorkerState::Killed { .. });
         if let (Some(worker), Some(mood)) = (self.alive(running), self.random.pick(&mood)) {
             self.world.set_mood(worker.0, mood);
@@ -213,16 +184,16 @@ impl History {
             return;
         };
         let reason = "chance".to_owned();
-        match self.random.below(6) {
+        match self.random.below(8) {
+            6 => self.world.feed(Event::ChannelClosed { worker }),
+            7 => {
+                self.world.feed(Event::ChannelClosed { worker });
+                self.world.exit(worker.0, 7);
+            }
             0 => self.world.feed(Event::WorkerBroke { worker, reason }),
             1 => self.world.feed(Event::WorkerDrained { worker }),
-            2 if matches!(
-                self.world.state(worker.0),
-                Some(WorkerState::Starting { .. })
-            ) =>
-            {
-                self.world
-                    .feed(Event::WorkerIncompatible { worker, reason });
+            2 if matches!(self.world.state(worker.0), Some(WorkerState::Starting { .. })) => {
+                self.world.feed(Event::WorkerIncompatible { worker, reason });
             }
             code => self.world.exit(worker.0, code as i32),
         }
@@ -230,10 +201,7 @@ impl History {
 
     fn some_killed_worker_exits(&mut self) {
         if let Some(worker) = self.alive(|view| matches!(view.state, WorkerState::Killed { .. })) {
-            self.world.feed(Event::WorkerExited {
-                worker,
-                exit: Exit::Signal(9),
-            });
+            self.world.feed(Event::WorkerExited { worker, exit: Exit::Signal(9) });
         }
     }
 
@@ -258,26 +226,14 @@ impl History {
                 self.world.pass_millis(200);
             }
         }
-        assert!(
-            self.world.finished().is_some(),
-            "a stop does not end: {:#?}",
-            self.world
-        );
-        assert!(
-            self.world.tickets.values().all(|told| *told == 1),
-            "somebody still waits for a reload"
-        );
+        assert!(self.world.finished().is_some(), "a stop does not end: {:#?}", self.world);
+        assert!(self.world.tickets.values().all(|told| *told == 1), "somebody still waits for a reload");
     }
 
     fn help(&mut self) {
         let workers: Vec<_> = self.world.machine.workers().collect();
         for WorkerView { worker, state, .. } in workers {
-            let Some(process) = self
-                .world
-                .workers
-                .get_mut(&worker)
-                .filter(|process| !process.exited)
-            else {
+            let Some(process) = self.world.workers.get_mut(&worker).filter(|process| !process.exited) else {
                 continue;
             };
             if process.full {
@@ -286,14 +242,9 @@ impl History {
             }
             match state {
                 WorkerState::Killed { .. } => {
-                    self.world.feed(Event::WorkerExited {
-                        worker,
-                        exit: Exit::Signal(9),
-                    });
+                    self.world.feed(Event::WorkerExited { worker, exit: Exit::Signal(9) });
                 }
-                WorkerState::Draining { .. } | WorkerState::Drained { .. } => {
-                    self.world.exit(worker.0, 0)
-                }
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } => self.world.exit(worker.0, 0),
                 WorkerState::Starting { .. } => {
                     self.world.set_mood(worker.0, Mood::Prompt);
                     self.world.ready(worker.0);
@@ -312,24 +263,16 @@ impl History {
     fn is_calm(&self) -> bool {
         let world = &self.world;
         let port_is_served = world.machine.queued(PORT) == 0 && world.backlog(PORT) == 0;
-        let settled = world
-            .workers
-            .values()
-            .all(|process| process.board.is_empty() && !process.rings);
+        let settled = world.workers.values().all(|process| process.board.is_empty() && !process.rings);
         let active = |view: &WorkerView| matches!(view.state, WorkerState::Active { .. });
-        let all_active =
-            world.machine.workers().filter(active).count() == world.settings.workers as usize;
+        let all_active = world.machine.workers().filter(active).count() == world.settings.workers as usize;
         port_is_served && settled && all_active && world.machine.reload() == ReloadView::None
     }
 }
 
 #[test]
 fn random_histories_keep_what_must_hold() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|value| value.parse().expect("a number"))
-    };
+    let number = |name| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
     let seeds = match number("EVERPORT_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("EVERPORT_SIM_HISTORIES").unwrap_or(HISTORIES),
@@ -337,11 +280,8 @@ fn random_histories_keep_what_must_hold() {
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| History::new(seed).run())) {
             // Beside the panic's own message, which the test harness shows too.
-            std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("replay with EVERPORT_SIM_SEED={seed}\n"),
-            )
-            .expect("standard error");
+            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("replay with EVERPORT_SIM_SEED={seed}\n"))
+                .expect("standard error");
             resume_unwind(panic);
         }
     }

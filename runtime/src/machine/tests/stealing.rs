@@ -7,10 +7,7 @@ use super::world::{Mood, PORT, World};
 
 /// Three workers, of which the first two are as given.
 fn three(first: Mood, second: Mood) -> World {
-    let mut world = World::with(Settings {
-        workers: 3,
-        ..World::settings()
-    });
+    let mut world = World::with(Settings { workers: 3, ..World::settings() });
     world.bind(PORT, Spread::Offered, true);
     world.feed(Event::Started);
     world.all_ready();
@@ -22,10 +19,7 @@ fn three(first: Mood, second: Mood) -> World {
 
 fn owner(world: &World, connection: u64) -> Option<u64> {
     world.log.iter().rev().find_map(|action| match action {
-        Action::Offer {
-            worker,
-            connection: offered,
-        } if offered.0 == connection => Some(worker.0),
+        Action::Offer { worker, connection: offered } if offered.0 == connection => Some(worker.0),
         _ => None,
     })
 }
@@ -38,9 +32,7 @@ fn blocked_worker_loses_its_offer_after_steal_after_to_one_that_beats() {
     world.pass_millis(49);
     assert_eq!(owner(&world, 1), Some(1));
     world.pass_millis(1);
-    assert!(world.did(&Action::AskBeat {
-        worker: WorkerId(2)
-    }));
+    assert!(world.did(&Action::AskBeat { worker: WorkerId(2) }));
     assert_eq!(owner(&world, 1), Some(2));
     assert_eq!(world.taken(2), 1);
 }
@@ -63,11 +55,7 @@ fn blocked_worker_is_offered_nothing_more_until_it_shows_life() {
 
 #[test]
 fn all_overdue_offers_move_at_once() {
-    let mut world = World::with(Settings {
-        credit: 16,
-        queue: 64,
-        ..World::settings()
-    });
+    let mut world = World::with(Settings { credit: 16, queue: 64, ..World::settings() });
     world.bind(PORT, Spread::Offered, true);
     world.feed(Event::Started);
     world.all_ready();
@@ -98,19 +86,13 @@ fn busy_worker_gets_overdue_offers_before_new_connections() {
     world.connect(8);
     world.pass_millis(20);
     // The second took three a moment ago and has one left. Nothing new comes before the overdue ones of the first.
-    let overdue: Vec<_> = [1, 3, 5, 7]
-        .into_iter()
-        .map(|connection| owner(&world, connection))
-        .collect();
+    let overdue: Vec<_> = [1, 3, 5, 7].into_iter().map(|connection| owner(&world, connection)).collect();
     assert_eq!(overdue, [Some(1); 4]);
     for _ in 0..world.untaken(2) {
         world.act(WorkerId(2), true);
         world.run();
     }
-    let overdue: Vec<_> = [1, 3, 5, 7]
-        .into_iter()
-        .map(|connection| owner(&world, connection))
-        .collect();
+    let overdue: Vec<_> = [1, 3, 5, 7].into_iter().map(|connection| owner(&world, connection)).collect();
     assert_eq!(overdue, [Some(2); 4]);
 }
 
@@ -130,15 +112,9 @@ fn nothing_is_stolen_while_nobody_is_alive_and_nobody_is_asked_twice_in_a_row() 
     world.connect(1);
     world.pass_millis(900);
     assert_eq!(owner(&world, 1), Some(1));
-    assert_eq!(
-        world.count(|action| matches!(action, Action::AskBeat { .. })),
-        1
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::AskBeat { .. })), 1);
     world.pass_millis(200);
-    assert_eq!(
-        world.count(|action| matches!(action, Action::AskBeat { .. })),
-        2
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::AskBeat { .. })), 2);
     world.set_mood(2, Mood::Prompt);
     assert_eq!((owner(&world, 1), world.untaken(2)), (Some(2), 0));
 }
@@ -150,10 +126,7 @@ fn only_worker_takes_its_overdue_offers_when_it_returns() {
     world.set_mood(1, Mood::Blocked);
     world.connect(3);
     world.pass_millis(2_000);
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Revoke { .. })),
-        0
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::Revoke { .. })), 0);
     world.set_mood(1, Mood::Prompt);
     assert_eq!(world.copies.len(), 0, "and rings at once");
 }
@@ -165,24 +138,15 @@ fn connection_is_stolen_twice_and_then_waits_for_one_that_takes_something() {
     world.connect(1);
     world.pass_millis(50);
     // Each beats, and then hangs with the offer.
-    world.feed(Event::Beat {
-        worker: WorkerId(2),
-    });
+    world.feed(Event::Beat { worker: WorkerId(2) });
     assert_eq!(owner(&world, 1), Some(2));
     world.pass_millis(50);
-    world.feed(Event::Beat {
-        worker: WorkerId(3),
-    });
+    world.feed(Event::Beat { worker: WorkerId(3) });
     assert_eq!(owner(&world, 1), Some(3));
     world.pass_millis(50);
-    assert!(world.did(&Action::Revoke {
-        worker: WorkerId(3),
-        connection: ConnectionId(1)
-    }));
+    assert!(world.did(&Action::Revoke { worker: WorkerId(3), connection: ConnectionId(1) }));
     assert_eq!(world.machine.queued(PORT), 1);
-    world.feed(Event::Beat {
-        worker: WorkerId(1),
-    });
+    world.feed(Event::Beat { worker: WorkerId(1) });
     assert_eq!(owner(&world, 1), Some(3), "a beat is not enough now");
     world.connect(1);
     assert_eq!(owner(&world, 2), Some(1), "the others pass");
@@ -201,9 +165,7 @@ fn connection_that_wandered_is_not_lost_when_all_workers_return() {
     world.connect(1);
     for worker in [2, 3] {
         world.pass_millis(50);
-        world.feed(Event::Beat {
-            worker: WorkerId(worker),
-        });
+        world.feed(Event::Beat { worker: WorkerId(worker) });
     }
     world.pass_millis(5_000);
     for worker in [1, 2, 3] {
@@ -224,9 +186,7 @@ fn blocked_worker_that_is_killed_after_all_leaves_nothing_hanging() {
     assert_eq!(world.taken(2), 20);
     world.exit(1, 1);
     assert!(world.copies.is_empty());
-    assert!(world.did(&Action::Forget {
-        worker: WorkerId(1)
-    }));
+    assert!(world.did(&Action::Forget { worker: WorkerId(1) }));
 }
 
 #[test]
@@ -243,11 +203,7 @@ fn worker_rings_while_it_holds_a_revoked_copy() {
 
 #[test]
 fn every_connection_is_served_in_time_by_the_other_while_one_worker_is_blocked() {
-    let mut world = World::with(Settings {
-        credit: 16,
-        queue: 64,
-        ..World::settings()
-    });
+    let mut world = World::with(Settings { credit: 16, queue: 64, ..World::settings() });
     world.bind(PORT, Spread::Offered, true);
     world.feed(Event::Started);
     world.all_ready();
@@ -260,16 +216,8 @@ fn every_connection_is_served_in_time_by_the_other_while_one_worker_is_blocked()
         }
         world.connect(1);
         world.pass_millis(2);
-        let lying = world.copies.len()
-            - world
-                .workers
-                .values()
-                .map(|process| process.taken())
-                .sum::<usize>();
-        assert!(
-            lying <= 27,
-            "{lying} wait for more than the 50 ms in which 25 came"
-        );
+        let lying = world.copies.len() - world.workers.values().map(|process| process.taken()).sum::<usize>();
+        assert!(lying <= 27, "{lying} wait for more than the 50 ms in which 25 came");
     }
     world.pass_millis(50);
     assert!(world.copies.is_empty());
@@ -282,8 +230,5 @@ fn worker_that_has_just_taken_something_is_not_asked_for_a_beat() {
     world.connect(2);
     world.pass_millis(50);
     assert_eq!(owner(&world, 1), Some(2));
-    assert_eq!(
-        world.count(|action| matches!(action, Action::AskBeat { .. })),
-        0
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::AskBeat { .. })), 0);
 }

@@ -15,25 +15,13 @@ fn graceful_stop_serves_what_was_accepted_then_closes_the_port_then_drains() {
     assert!(world.machine.is_stopping());
     assert!(world.did(&Action::StopAccepting { listener: PORT }));
     assert!(world.is_open(PORT));
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Drain { .. })),
-        0
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::Drain { .. })), 0);
     world.set_mood(1, Mood::Prompt);
     world.set_mood(2, Mood::Prompt);
     world.pass_millis(60);
-    assert_eq!(
-        (world.taken(1) + world.taken(2), world.is_open(PORT)),
-        (10, false)
-    );
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Shutdown { .. })),
-        0
-    );
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Drain { .. })),
-        2
-    );
+    assert_eq!((world.taken(1) + world.taken(2), world.is_open(PORT)), (10, false));
+    assert_eq!(world.count(|action| matches!(action, Action::Shutdown { .. })), 0);
+    assert_eq!(world.count(|action| matches!(action, Action::Drain { .. })), 2);
     world.exit(1, 0);
     assert_eq!(world.finished(), None);
     world.exit(2, 0);
@@ -45,10 +33,7 @@ fn graceful_stop_serves_what_was_accepted_then_closes_the_port_then_drains() {
 fn idle_master_drains_as_soon_as_it_is_told_to_stop() {
     let mut world = World::serving();
     world.stop();
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Drain { .. })),
-        2
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::Drain { .. })), 2);
 }
 
 #[test]
@@ -64,11 +49,7 @@ fn graceful_stop_waits_no_longer_than_a_second_for_hung_workers() {
     assert!(!world.is_open(PORT));
     assert!(world.copies.is_empty(), "nobody will serve them any more");
     world.pass_millis(30_000);
-    assert_eq!(
-        world.finished(),
-        Some(&None),
-        "killed at the drain deadline"
-    );
+    assert_eq!(world.finished(), Some(&None), "killed at the drain deadline");
 }
 
 #[test]
@@ -79,10 +60,7 @@ fn nobody_is_replaced_while_the_master_stops() {
     world.stop();
     world.exit(1, 1);
     world.pass_millis(20_000);
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Spawn { .. })),
-        0
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::Spawn { .. })), 0);
 }
 
 #[test]
@@ -90,9 +68,7 @@ fn replacement_that_is_not_ready_is_killed_by_a_graceful_stop() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.stop();
-    assert!(world.did(&Action::Kill {
-        worker: WorkerId(3)
-    }));
+    assert!(world.did(&Action::Kill { worker: WorkerId(3) }));
     world.exit(2, 0);
     assert_eq!(world.finished(), Some(&None));
 }
@@ -102,10 +78,7 @@ fn stop_at_once_kills_everybody() {
     let mut world = World::serving();
     world.dies_slowly = true;
     world.feed(Event::StopAsked { at_once: true });
-    assert_eq!(
-        world.count(|action| matches!(action, Action::Kill { .. })),
-        2
-    );
+    assert_eq!(world.count(|action| matches!(action, Action::Kill { .. })), 2);
     world.exit(1, 0);
     assert_eq!(world.finished(), None);
     world.exit(2, 0);
@@ -126,10 +99,7 @@ fn stop_without_a_worker_finishes_immediately() {
         let mut world = World::with(World::settings());
         world.feed(Event::StopAsked { at_once });
         assert_eq!(world.finished(), Some(&None));
-        let mut world = World::with(Settings {
-            workers: 0,
-            ..World::settings()
-        });
+        let mut world = World::with(Settings { workers: 0, ..World::settings() });
         world.feed(Event::Started);
         world.feed(Event::StopAsked { at_once });
         assert_eq!(world.finished(), Some(&None));
@@ -149,9 +119,7 @@ fn stop_rolls_back_the_running_reload_and_refuses_the_pending_one() {
     world.reload(1);
     world.reload(2);
     world.stop();
-    assert!(world.did(&Action::Kill {
-        worker: WorkerId(3)
-    }));
+    assert!(world.did(&Action::Kill { worker: WorkerId(3) }));
     let ended = |generation: u64, ticket: u64| Action::ReloadEnded {
         generation: Generation(generation),
         tickets: vec![Ticket(ticket)],
@@ -169,16 +137,8 @@ fn worker_that_asks_for_a_listener_while_it_drains_is_answered() {
     world.stop();
     let (listener, worker, request) = (ListenerId(9), WorkerId(1), RequestId(4));
     world.bind(listener, Spread::Shared, false);
-    world.feed(Event::ListenAsked {
-        worker,
-        request,
-        listener,
-    });
-    assert!(world.did(&Action::AnswerListen {
-        worker,
-        request,
-        listener
-    }));
+    world.feed(Event::ListenAsked { worker, request, listener });
+    assert!(world.did(&Action::AnswerListen { worker, request, listener }));
     assert!(!world.is_open(listener), "the master's copy is closed");
 }
 
@@ -189,8 +149,5 @@ fn failure_of_the_first_generation_is_kept_when_a_stop_follows() {
     world.exit(1, 3);
     world.feed(Event::StopAsked { at_once: true });
     world.exit(2, 0);
-    assert!(matches!(
-        world.finished(),
-        Some(Some(Failure::Exited { .. }))
-    ));
+    assert!(matches!(world.finished(), Some(Some(Failure::Exited { .. }))));
 }

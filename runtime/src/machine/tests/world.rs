@@ -70,10 +70,7 @@ pub(super) struct Process {
 impl Process {
     /// How many connections it has taken that the master still has.
     pub(super) fn taken(&self) -> usize {
-        self.board
-            .values()
-            .filter(|word| matches!(word, Word::Taken { .. }))
-            .count()
+        self.board.values().filter(|word| matches!(word, Word::Taken { .. })).count()
     }
 }
 
@@ -115,10 +112,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn with(settings: Settings) -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "some instant to count from; it never matters which"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "some instant to count from; it never matters which")]
         let now = Instant::now();
         Self {
             machine: Machine::new(settings),
@@ -177,42 +171,27 @@ impl World {
 
     pub(super) fn bind(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
         self.ports.insert(listener, Port::default());
-        self.feed(Event::ListenerBound {
-            listener,
-            spread,
-            configured,
-        });
+        self.feed(Event::ListenerBound { listener, spread, configured });
     }
 
     /// The worker asks for a listener, if the master holds it.
     pub(super) fn listens(&mut self, worker: u64, listener: ListenerId) {
         let (worker, request) = (WorkerId(worker), RequestId(0));
         if self.is_open(listener) {
-            self.feed(Event::ListenAsked {
-                worker,
-                request,
-                listener,
-            });
+            self.feed(Event::ListenAsked { worker, request, listener });
         }
     }
 
     /// The worker uses the port and can serve.
     pub(super) fn ready(&mut self, worker: u64) {
         self.listens(worker, PORT);
-        self.feed(Event::WorkerReady {
-            worker: WorkerId(worker),
-        });
+        self.feed(Event::WorkerReady { worker: WorkerId(worker) });
     }
 
     /// As `ready`, for every worker that is starting.
     pub(super) fn all_ready(&mut self) {
         let starting = |view: &WorkerView| matches!(view.state, WorkerState::Starting { .. });
-        let workers: Vec<_> = self
-            .machine
-            .workers()
-            .filter(starting)
-            .map(|view| view.worker.0)
-            .collect();
+        let workers: Vec<_> = self.machine.workers().filter(starting).map(|view| view.worker.0).collect();
         for worker in workers {
             self.ready(worker);
         }
@@ -220,16 +199,11 @@ impl World {
 
     pub(super) fn reload(&mut self, ticket: u64) {
         self.tickets.insert(Ticket(ticket), 0);
-        self.feed(Event::ReloadAsked {
-            ticket: Ticket(ticket),
-        });
+        self.feed(Event::ReloadAsked { ticket: Ticket(ticket) });
     }
 
     pub(super) fn exit(&mut self, worker: u64, code: i32) {
-        self.feed(Event::WorkerExited {
-            worker: WorkerId(worker),
-            exit: Exit::Code(code),
-        });
+        self.feed(Event::WorkerExited { worker: WorkerId(worker), exit: Exit::Code(code) });
     }
 
     pub(super) fn stop(&mut self) {
@@ -251,11 +225,7 @@ impl World {
     /// Lets time pass, deadline by deadline.
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some(deadline) = self
-            .machine
-            .next_deadline()
-            .filter(|deadline| *deadline <= end)
-        {
+        while let Some(deadline) = self.machine.next_deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
             self.deadline();
         }
@@ -283,9 +253,7 @@ impl World {
     }
 
     pub(super) fn worker(&mut self, worker: u64) -> &mut Process {
-        self.workers
-            .get_mut(&WorkerId(worker))
-            .expect("a worker that is not forgotten")
+        self.workers.get_mut(&WorkerId(worker)).expect("a worker that is not forgotten")
     }
 
     /// How many connections of a listener wait in the kernel.
@@ -299,39 +267,22 @@ impl World {
 
     /// How many connections the worker has taken, as its counters say.
     pub(super) fn taken(&self, worker: u64) -> u64 {
-        let view = self
-            .machine
-            .workers()
-            .find(|view| view.worker == WorkerId(worker));
+        let view = self.machine.workers().find(|view| view.worker == WorkerId(worker));
         view.map_or(0, |view| view.counters.taken)
     }
 
     pub(super) fn untaken(&self, worker: u64) -> usize {
-        let board = self
-            .workers
-            .get(&WorkerId(worker))
-            .map(|process| &process.board);
-        board.map_or(0, |board| {
-            board
-                .values()
-                .filter(|word| **word == Word::Offered)
-                .count()
-        })
+        let board = self.workers.get(&WorkerId(worker)).map(|process| &process.board);
+        board.map_or(0, |board| board.values().filter(|word| **word == Word::Offered).count())
     }
 
     pub(super) fn state(&self, worker: u64) -> Option<WorkerState> {
-        self.machine
-            .workers()
-            .find(|view| view.worker == WorkerId(worker))
-            .map(|view| view.state)
+        self.machine.workers().find(|view| view.worker == WorkerId(worker)).map(|view| view.state)
     }
 
     pub(super) fn active_generation(&self) -> Option<u64> {
         let active = |state| matches!(state, GenerationState::Active { .. });
-        self.machine
-            .generations()
-            .find(|(_, state)| active(*state))
-            .map(|(generation, _)| generation.0)
+        self.machine.generations().find(|(_, state)| active(*state)).map(|(generation, _)| generation.0)
     }
 
     pub(super) fn did(&self, action: &Action) -> bool {

@@ -30,23 +30,14 @@ impl World {
 
     /// The shell reports what it has not seen yet.
     pub(super) fn read_board(&mut self, worker: WorkerId) {
-        let process = self
-            .workers
-            .get_mut(&worker)
-            .expect("a board is read while it exists");
+        let process = self.workers.get_mut(&worker).expect("a board is read while it exists");
         if process.exited {
             return;
         }
         if std::mem::take(&mut process.has_beaten) {
             self.events.push_back(Event::Beat { worker });
         }
-        let mut report = |connection, how| {
-            self.events.push_back(Event::Settled {
-                worker,
-                connection,
-                how,
-            })
-        };
+        let mut report = |connection, how| self.events.push_back(Event::Settled { worker, connection, how });
         process.board.retain(|connection, word| {
             match word {
                 Word::Taken { read: read @ false } => {
@@ -65,10 +56,7 @@ impl World {
     }
 
     pub(super) fn offer(&mut self, worker: WorkerId, connection: ConnectionId) {
-        assert!(
-            self.copies.contains_key(&connection),
-            "{connection:?} is offered without a copy"
-        );
+        assert!(self.copies.contains_key(&connection), "{connection:?} is offered without a copy");
         for process in self.workers.values() {
             let word = process.board.get(&connection);
             assert!(
@@ -76,20 +64,12 @@ impl World {
                 "{connection:?} is offered while {word:?}"
             );
         }
-        assert!(
-            !self.worker(worker.0).board.contains_key(&connection),
-            "{worker:?} gets {connection:?} twice"
-        );
+        assert!(!self.worker(worker.0).board.contains_key(&connection), "{worker:?} gets {connection:?} twice");
         self.offered_once.insert(connection);
         let process = self.worker(worker.0);
-        assert!(
-            !process.exited && process.told == Told::Activate,
-            "{worker:?} is offered, but {:?}",
-            process.told
-        );
+        assert!(!process.exited && process.told == Told::Activate, "{worker:?} is offered, but {:?}", process.told);
         if process.full {
-            self.events
-                .push_back(Event::OfferFailed { worker, connection });
+            self.events.push_back(Event::OfferFailed { worker, connection });
         } else {
             process.board.insert(connection, Word::Offered);
             process.channel.push_back(Message::Offer(connection));
@@ -101,10 +81,7 @@ impl World {
         let dead = process.exited;
         let Some(word) = process.board.get_mut(&connection) else {
             let failed = Event::OfferFailed { worker, connection };
-            assert!(
-                self.events.contains(&failed),
-                "{connection:?} is revoked, not offered"
-            );
+            assert!(self.events.contains(&failed), "{connection:?} is revoked, not offered");
             return;
         };
         let how = match word {
@@ -126,42 +103,20 @@ impl World {
         if dead && how != Settled::Taken {
             process.board.remove(&connection);
         }
-        self.events.push_back(Event::Settled {
-            worker,
-            connection,
-            how,
-        });
+        self.events.push_back(Event::Settled { worker, connection, how });
     }
 
     pub(super) fn close(&mut self, connection: ConnectionId) {
-        self.copies
-            .remove(&connection)
-            .expect("a copy is closed once");
-        let words: Vec<_> = self
-            .workers
-            .values()
-            .filter_map(|process| process.board.get(&connection))
-            .collect();
-        assert_eq!(
-            words,
-            [&Word::Taken { read: true }],
-            "{connection:?} is closed"
-        );
+        self.copies.remove(&connection).expect("a copy is closed once");
+        let words: Vec<_> = self.workers.values().filter_map(|process| process.board.get(&connection)).collect();
+        assert_eq!(words, [&Word::Taken { read: true }], "{connection:?} is closed");
     }
 
     pub(super) fn shut_down(&mut self, connection: ConnectionId) {
-        let listener = self
-            .copies
-            .remove(&connection)
-            .expect("a copy is shut down once");
-        let owned =
-            |process: &Process| process.board.get(&connection) == Some(&Word::Taken { read: true });
-        let owner_is_dead = self
-            .workers
-            .values()
-            .any(|process| owned(process) && process.exited);
-        let refused =
-            self.offered_once.contains(&connection) && self.count_offers(connection) > 100;
+        let listener = self.copies.remove(&connection).expect("a copy is shut down once");
+        let owned = |process: &Process| process.board.get(&connection) == Some(&Word::Taken { read: true });
+        let owner_is_dead = self.workers.values().any(|process| owned(process) && process.exited);
+        let refused = self.offered_once.contains(&connection) && self.count_offers(connection) > 100;
         assert!(
             owner_is_dead || !self.ports.contains_key(&listener) || refused,
             "{connection:?} is shut down without need"

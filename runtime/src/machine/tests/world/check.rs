@@ -11,57 +11,33 @@ impl World {
     /// What must hold whenever the machine has nothing to do.
     pub(super) fn check(&self) {
         let on = |connection: &ConnectionId| -> Vec<Word> {
-            self.workers
-                .values()
-                .filter_map(|process| process.board.get(connection).copied())
-                .collect()
+            self.workers.values().filter_map(|process| process.board.get(connection).copied()).collect()
         };
         let mut waiting = 0;
         let mut never_offered = BTreeMap::new();
         for (connection, listener) in &self.copies {
             let words = on(connection);
-            let claims = words
-                .iter()
-                .filter(|word| !matches!(word, Word::Revoked | Word::Released))
-                .count();
+            let claims = words.iter().filter(|word| !matches!(word, Word::Revoked | Word::Released)).count();
             assert!(claims <= 1, "{connection:?} is with two: {words:?}");
             waiting += 1 - claims;
             if !self.offered_once.contains(connection) {
                 *never_offered.entry(*listener).or_insert(0) += 1;
             }
         }
-        let queued: usize = self
-            .ports
-            .keys()
-            .map(|listener| self.machine.queued(*listener))
-            .sum();
+        let queued: usize = self.ports.keys().map(|listener| self.machine.queued(*listener)).sum();
         assert_eq!(queued, waiting, "a connection is lost");
-        assert!(
-            never_offered
-                .values()
-                .all(|waiting| *waiting <= self.settings.queue),
-            "too many are accepted"
-        );
+        assert!(never_offered.values().all(|waiting| *waiting <= self.settings.queue), "too many are accepted");
         for (id, process) in &self.workers {
-            let used = process
-                .board
-                .values()
-                .filter(|word| !matches!(word, Word::Taken { read: true }))
-                .count();
+            let used = process.board.values().filter(|word| !matches!(word, Word::Taken { read: true })).count();
             assert!(used <= self.settings.credit, "{id:?} has too much credit");
-            assert!(
-                process.board.len() <= self.settings.words,
-                "{id:?} has too many words"
-            );
+            assert!(process.board.len() <= self.settings.words, "{id:?} has too many words");
         }
         self.check_generations();
     }
 
     fn check_generations(&self) {
         let states: Vec<_> = self.machine.generations().collect();
-        let count = |wanted: fn(&GenerationState) -> bool| {
-            states.iter().filter(|(_, state)| wanted(state)).count()
-        };
+        let count = |wanted: fn(&GenerationState) -> bool| states.iter().filter(|(_, state)| wanted(state)).count();
         let starting = count(|state| matches!(state, GenerationState::Starting { .. }));
         let active = count(|state| matches!(state, GenerationState::Active { .. }));
         assert!(starting <= 1, "two generations start: {states:?}");
@@ -69,21 +45,11 @@ impl World {
         if activated && !self.machine.is_stopping() {
             assert_eq!(active, 1, "no generation, or two, are active: {states:?}");
         }
-        assert!(
-            self.tickets.values().all(|told| *told <= 1),
-            "somebody was told twice"
-        );
+        assert!(self.tickets.values().all(|told| *told <= 1), "somebody was told twice");
         // Whoever could accept has been told to.
         let serving = Some(self.active_generation()).flatten();
-        for view in self
-            .machine
-            .workers()
-            .filter(|view| Some(view.generation.0) == serving)
-        {
-            assert!(
-                !matches!(view.state, WorkerState::Ready { .. }),
-                "{view:?} is not activated"
-            );
+        for view in self.machine.workers().filter(|view| Some(view.generation.0) == serving) {
+            assert!(!matches!(view.state, WorkerState::Ready { .. }), "{view:?} is not activated");
         }
     }
 }

@@ -31,18 +31,14 @@ impl World {
             Event::WorkerExited { worker, .. } => {
                 let process = self.worker(worker.0);
                 process.exited = true;
-                process
-                    .board
-                    .retain(|_, word| !matches!(word, Word::Revoked | Word::Released));
+                process.board.retain(|_, word| !matches!(word, Word::Revoked | Word::Released));
                 self.end_of_worker(*worker);
             }
             Event::SpawnFailed { worker, .. } => {
                 self.end_of_worker(*worker);
                 self.workers.remove(worker);
             }
-            Event::WorkerLeaving { worker }
-                if matches!(self.state(worker.0), Some(WorkerState::Active { .. })) =>
-            {
+            Event::WorkerLeaving { worker } if matches!(self.state(worker.0), Some(WorkerState::Active { .. })) => {
                 self.end_of_worker(*worker);
             }
             Event::ListenerClosed { worker, listener } => {
@@ -60,27 +56,19 @@ impl World {
 
     fn end_of_worker(&mut self, worker: WorkerId) {
         let process = &self.workers[&worker];
-        self.backoff
-            .ended(process.generation, process.slot, worker, self.now);
+        self.backoff.ended(process.generation, process.slot, worker, self.now);
     }
 
     /// Accepts from one port, for `room` is to be asked again when the connections of the last one have been fed.
     fn accept(&mut self) -> bool {
         for (&listener, port) in &mut self.ports {
-            let room = if port.accepting {
-                self.machine.room(listener)
-            } else {
-                0
-            };
+            let room = if port.accepting { self.machine.room(listener) } else { 0 };
             for _ in 0..room.min(port.backlog) {
                 port.backlog -= 1;
                 self.last_connection += 1;
                 let connection = ConnectionId(self.last_connection);
                 self.copies.insert(connection, listener);
-                self.events.push_back(Event::Accepted {
-                    listener,
-                    connection,
-                });
+                self.events.push_back(Event::Accepted { listener, connection });
             }
             if !self.events.is_empty() {
                 return true;
@@ -90,15 +78,9 @@ impl World {
     }
 
     fn let_workers_act(&mut self) -> bool {
-        let acting = |process: &Process| {
-            process.mood != Mood::Blocked && !process.channel.is_empty() && !process.exited
-        };
-        let Some(worker) = self
-            .workers
-            .iter()
-            .find(|(_, process)| acting(process))
-            .map(|(id, _)| *id)
-        else {
+        let acting =
+            |process: &Process| process.mood != Mood::Blocked && !process.channel.is_empty() && !process.exited;
+        let Some(worker) = self.workers.iter().find(|(_, process)| acting(process)).map(|(id, _)| *id) else {
             return false;
         };
         self.act(worker, self.workers[&worker].mood != Mood::Refusing);
@@ -107,58 +89,32 @@ impl World {
 
     fn perform(&mut self, action: &Action) {
         match *action {
-            Action::Spawn {
-                worker,
-                slot,
-                generation,
-            } => self.spawn(worker, slot, generation),
+            Action::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Action::Kill { worker } => {
                 self.told(worker, Told::Kill);
                 self.worker(worker.0).mood = Mood::Blocked;
                 if !self.dies_slowly {
-                    self.events.push_back(Event::WorkerExited {
-                        worker,
-                        exit: Exit::Signal(9),
-                    });
+                    self.events.push_back(Event::WorkerExited { worker, exit: Exit::Signal(9) });
                 }
             }
             Action::Activate { worker } => self.told(worker, Told::Activate),
             Action::Drain { worker, .. } => self.told(worker, Told::Drain),
-            Action::Pause { .. } => panic!("nothing pauses a worker yet"),
             Action::Forget { worker } => {
-                let forgotten = self
-                    .workers
-                    .remove(&worker)
-                    .expect("a worker is forgotten once");
+                let forgotten = self.workers.remove(&worker).expect("a worker is forgotten once");
                 assert!(forgotten.exited, "{worker:?} is forgotten while it lives");
                 let settled = |word: &Word| !matches!(word, Word::Offered);
-                assert!(
-                    forgotten.board.values().all(settled),
-                    "{worker:?} is forgotten with an offer"
-                );
+                assert!(forgotten.board.values().all(settled), "{worker:?} is forgotten with an offer");
             }
-            Action::AnswerListen {
-                worker, listener, ..
-            } => {
+            Action::AnswerListen { worker, listener, .. } => {
                 assert!(!self.worker(worker.0).exited);
-                assert!(
-                    self.worker(worker.0).uses.insert(listener),
-                    "{worker:?} has {listener:?} twice"
-                );
+                assert!(self.worker(worker.0).uses.insert(listener), "{worker:?} has {listener:?} twice");
             }
-            Action::RefuseListen {
-                worker, listener, ..
-            } => {
+            Action::RefuseListen { worker, listener, .. } => {
                 assert!(!self.worker(worker.0).exited);
-                assert!(
-                    self.worker(worker.0).uses.contains(&listener),
-                    "{worker:?} does not have {listener:?}"
-                );
+                assert!(self.worker(worker.0).uses.contains(&listener), "{worker:?} does not have {listener:?}");
             }
             Action::CloseListener { listener } => {
-                self.ports
-                    .remove(&listener)
-                    .expect("a listener is closed once");
+                self.ports.remove(&listener).expect("a listener is closed once");
             }
             Action::StartAccepting { listener } => self.set_accepting(listener, true),
             Action::StopAccepting { listener } => self.set_accepting(listener, false),
@@ -166,11 +122,7 @@ impl World {
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.worker(worker.0).channel.push_back(Message::AskBeat),
             Action::Ring { worker, on } => {
-                assert_ne!(
-                    self.worker(worker.0).rings,
-                    on,
-                    "only changes of the ring are told"
-                );
+                assert_ne!(self.worker(worker.0).rings, on, "only changes of the ring are told");
                 self.worker(worker.0).rings = on;
                 if on {
                     self.read_board(worker);
@@ -178,12 +130,8 @@ impl World {
             }
             Action::FreeWord { worker, connection } => {
                 let word = self.worker(worker.0).board.remove(&connection);
-                let taken = word == Some(Word::Taken { read: true })
-                    && !self.copies.contains_key(&connection);
-                assert!(
-                    taken || word == Some(Word::Refused { read: true }),
-                    "{connection:?}: freed {word:?}"
-                );
+                let taken = word == Some(Word::Taken { read: true }) && !self.copies.contains_key(&connection);
+                assert!(taken || word == Some(Word::Refused { read: true }), "{connection:?}: freed {word:?}");
             }
             Action::Close { connection } => self.close(connection),
             Action::Shutdown { connection } => self.shut_down(connection),
@@ -191,23 +139,12 @@ impl World {
                 assert_eq!(self.running_reload, None, "two reloads run");
                 self.running_reload = Some(generation);
             }
-            Action::ReloadEnded {
-                generation,
-                ref tickets,
-                ref outcome,
-                ..
-            } => {
+            Action::ReloadEnded { generation, ref tickets, ref outcome, .. } => {
                 let never_began = *outcome == Outcome::RolledBack(Failure::Stopped);
-                assert!(
-                    self.running_reload == Some(generation) || never_began,
-                    "a reload ends that does not run"
-                );
+                assert!(self.running_reload == Some(generation) || never_began, "a reload ends that does not run");
                 self.running_reload = self.running_reload.filter(|running| *running != generation);
                 for ticket in tickets {
-                    *self
-                        .tickets
-                        .get_mut(ticket)
-                        .expect("a ticket that was given") += 1;
+                    *self.tickets.get_mut(ticket).expect("a ticket that was given") += 1;
                 }
             }
             Action::Finish { .. } => {
@@ -232,35 +169,22 @@ impl World {
             channel: VecDeque::new(),
             has_beaten: false,
         };
-        assert!(
-            self.workers.insert(worker, process).is_none(),
-            "{worker:?} is started twice"
-        );
+        assert!(self.workers.insert(worker, process).is_none(), "{worker:?} is started twice");
         if std::mem::take(&mut self.next_spawn_fails) {
-            self.events.push_back(Event::SpawnFailed {
-                worker,
-                reason: "no such file".into(),
-            });
+            self.events.push_back(Event::SpawnFailed { worker, reason: "no such file".into() });
         }
     }
 
     fn told(&mut self, worker: WorkerId, what: Told) {
         let process = self.worker(worker.0);
-        assert!(
-            !process.exited,
-            "{worker:?} is told {what:?} when it has gone"
-        );
+        assert!(!process.exited, "{worker:?} is told {what:?} when it has gone");
         let legal = match what {
             Told::Nothing => false,
             Told::Activate => process.told == Told::Nothing,
             Told::Drain => process.told == Told::Activate,
             Told::Kill => process.told != Told::Kill,
         };
-        assert!(
-            legal,
-            "{worker:?} is told {what:?} after {:?}",
-            process.told
-        );
+        assert!(legal, "{worker:?} is told {what:?} after {:?}", process.told);
         process.told = what;
     }
 
