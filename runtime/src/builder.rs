@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use everport_handoff::bootstrap::{self, Adopted};
 use everport_handoff::worker::Worker;
 use tokio::runtime::{Handle, Runtime};
 
@@ -139,23 +138,33 @@ impl Builder {
         }
         telemetry::init(|variable| env::var_os(variable))?;
         let threads = thread_count(self.threads)?;
-        match bootstrap::adopt().map_err(Error::io("adopt", &"what the master left for this worker"))? {
-            Some(adopted) => run_worker(adopted, threads, application),
-            None => run_master(self.raw.or_surroundings().try_into()?),
+        let worker = Worker::current().map_err(Error::io("adopt", &"what the master left for this worker"))?;
+        if worker.is_managed() {
+            run_worker(worker, threads, application)
+        } else {
+            run_master(self.raw.or_surroundings().try_into()?)
         }
     }
 }
 
-/// Runs the application in this process, which a master has started.
-fn run_worker<F, E>(adopted: Adopted, threads: NonZeroUsize, application: F) -> Result<()>
+/// Runs the application in this process, which a master has started, until it returns and nothing that it serves is left.
+fn run_worker<F, E>(worker: Worker, threads: NonZeroUsize, application: F) -> Result<()>
 where
     F: AsyncFnOnce(Worker) -> Result<(), E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    runtime(threads)?.block_on(async {
-        let worker = Worker::connect(adopted);
-        application(worker).await.map_err(|error| Error::Application(error.into()))
-    })
+    let runtime = runtime(threads)?;
+    let ended = runtime.block_on(async {
+        application(worker.clone()).await?;
+        if worker.is_draining() {
+            worker.finished().await;
+        }
+        Ok(())
+    });
+    // Whatever still blocks one of its threads has had its time.
+    runtime.shutdown_background();
+    worker.exit_if_master_lost();
+    ended.map_err(|error: E| Error::Application(error.into()))
 }
 
 /// Runs the master in this process until it has stopped.

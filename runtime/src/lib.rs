@@ -12,7 +12,10 @@ mod pid_file;
 mod shell;
 mod telemetry;
 
-pub use everport_handoff::worker::Worker;
+#[cfg(feature = "axum")]
+pub use everport_handoff::adapter::axum;
+pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
+pub use everport_handoff::{id, net};
 
 pub use crate::builder::Builder;
 pub use crate::config::{ConfigError, Policy, Readiness, UnknownPolicy, UnknownReadiness};

@@ -6,6 +6,8 @@
 //!     +----------+----------+--------> Killed <----------+------------+
 //! ```
 //!
+//! One that closes its channel before it is told to drain is *silent* until it exits, or for a second, and then killed.
+//!
 //! A worker fills its slot from its start until it dies, or asks to leave: from then on the slot belongs to its
 //! replacement, while the leaver serves on until that is ready.
 //!
