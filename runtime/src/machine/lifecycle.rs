@@ -81,17 +81,18 @@ impl Machine {
 
     /// A worker that still serves must not close its channel. Most likely it is exiting, so its exit says more.
     pub(super) fn channel_closed(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        match self.supervision.get(id).map(|worker| worker.state) {
+        let serves = matches!(
+            self.supervision.get(id).map(|worker| worker.state),
             Some(
                 WorkerState::Starting { .. }
-                | WorkerState::Ready { .. }
-                | WorkerState::Active { .. }
-                | WorkerState::Leaving { .. },
-            ) => {
-                self.scheduler.stop(id, actions);
-                self.supervision.silence(id, now);
-            }
-            _ => {}
+                    | WorkerState::Ready { .. }
+                    | WorkerState::Active { .. }
+                    | WorkerState::Leaving { .. }
+            )
+        );
+        if serves {
+            self.scheduler.stop(id, actions);
+            self.supervision.silence(id, now);
         }
     }
 
@@ -128,10 +129,8 @@ impl Machine {
                     let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
                     self.give_up_on(id, failure, now, actions);
                 }
-                WorkerState::Draining { deadline, .. } | WorkerState::Drained { deadline, .. } if deadline <= now => {
-                    self.kill(id, now, actions);
-                }
-                _ => {}
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } => self.kill(id, now, actions),
+                WorkerState::Ready { .. } | WorkerState::Active { .. } | WorkerState::Killed { .. } => {}
             }
         }
         self.fill_slots(now, actions);

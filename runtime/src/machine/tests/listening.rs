@@ -89,6 +89,16 @@ fn leaver_keeps_its_listener_while_it_lives() {
 }
 
 #[test]
+fn listener_that_a_leaver_closes_stays_open_for_its_replacement() {
+    let mut world = asked();
+    world.feed(Event::ListenerClosed { worker: WorkerId(2), listener: ASKED });
+    world.feed(Event::WorkerLeaving { worker: WorkerId(1) });
+    world.listens(3, ASKED);
+    world.feed(Event::ListenerClosed { worker: WorkerId(1), listener: ASKED });
+    assert!(world.is_open(ASKED));
+}
+
+#[test]
 fn listener_stays_open_over_a_reload_if_the_new_generation_asks_for_it() {
     let mut world = asked();
     world.reload(1);

@@ -7,12 +7,17 @@ use super::world::{Mood, PORT, World};
 
 /// Three workers, of which the first two are as given.
 fn three(first: Mood, second: Mood) -> World {
-    let mut world = World::with(Settings { workers: 3, ..World::settings() });
+    let mut world = workers(3);
+    world.set_mood(1, first);
+    world.set_mood(2, second);
+    world
+}
+
+fn workers(workers: u32) -> World {
+    let mut world = World::with(Settings { workers, ..World::settings() });
     world.bind(PORT, Spread::Offered, true);
     world.feed(Event::Started);
     world.all_ready();
-    world.set_mood(1, first);
-    world.set_mood(2, second);
     world.log.clear();
     world
 }
@@ -156,6 +161,27 @@ fn connection_is_stolen_twice_and_then_waits_for_one_that_takes_something() {
         world.run();
     }
     assert_eq!(owner(&world, 1), Some(1));
+}
+
+#[test]
+fn connection_that_wandered_goes_to_the_next_worker_that_takes_something() {
+    let mut world = workers(4);
+    for worker in 1..=4 {
+        world.set_mood(worker, Mood::Blocked);
+    }
+    world.connect(1);
+    for worker in [2, 3] {
+        world.pass_millis(50);
+        world.feed(Event::Beat { worker: WorkerId(worker) });
+    }
+    world.pass_millis(50);
+    assert_eq!((owner(&world, 1), world.machine.queued(PORT)), (Some(3), 1));
+    world.connect(1);
+    assert_eq!(owner(&world, 2), Some(4));
+    world.pass_millis(49);
+    world.set_mood(4, Mood::Prompt);
+    world.pass_millis(1);
+    assert_eq!((owner(&world, 1), world.untaken(4)), (Some(4), 0));
 }
 
 #[test]

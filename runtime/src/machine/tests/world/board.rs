@@ -98,7 +98,8 @@ impl World {
                 Settled::Refused
             }
             // Reported already; the event is under way.
-            _ => return,
+            Word::Taken { read: true } | Word::Refused { read: true } => return,
+            Word::Revoked | Word::Released => panic!("{connection:?} is revoked twice"),
         };
         if dead && how != Settled::Taken {
             process.board.remove(&connection);
