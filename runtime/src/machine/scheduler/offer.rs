@@ -25,7 +25,7 @@ const REFUSED_ROUNDS: u8 = 120;
 const INTAKE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    pub(in super::super) fn accepted(
+    pub(in crate::machine) fn accepted(
         &mut self,
         listener: ListenerId,
         connection: ConnectionId,
@@ -43,14 +43,14 @@ impl Scheduler {
         }
     }
 
-    pub(in super::super) fn exhausted(&mut self, now: Instant) {
+    pub(in crate::machine) fn exhausted(&mut self, now: Instant) {
         if let Intake::Open { pause } = self.intake {
             self.intake = Intake::Exhausted { until: now + pause, pause: (pause * 2).min(INTAKE_PAUSE_MAX) };
             self.stir_all();
         }
     }
 
-    pub(in super::super) fn offer_failed(
+    pub(in crate::machine) fn offer_failed(
         &mut self,
         worker: WorkerId,
         connection: ConnectionId,
@@ -67,7 +67,7 @@ impl Scheduler {
         }
     }
 
-    pub(in super::super) fn writable(&mut self, worker: WorkerId) {
+    pub(in crate::machine) fn writable(&mut self, worker: WorkerId) {
         if let Some(open) = self.workers.get_mut(&worker) {
             open.set_channel(Channel::Open);
             self.seat(worker);

@@ -12,7 +12,7 @@ use super::worker::{Pace, Seat, Standing, Word};
 use super::{Connection, Scheduler, State, Then};
 
 impl Scheduler {
-    pub(in super::super) fn settled(
+    pub(in crate::machine) fn settled(
         &mut self,
         worker: WorkerId,
         connection: ConnectionId,
@@ -163,7 +163,7 @@ impl Scheduler {
     }
 
     /// The worker has gone: what it owned ends, what it had not taken returns, its revoked copies are no more.
-    pub(in super::super) fn exited(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+    pub(in crate::machine) fn exited(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
         self.retire(worker, Standing::Dead, actions);
         let Some(dead) = self.workers.get(&worker) else {
             return;
@@ -193,7 +193,7 @@ impl Scheduler {
     }
 
     /// The worker showed that it lives.
-    pub(in super::super) fn alive(&mut self, worker: WorkerId, now: Instant) {
+    pub(in crate::machine) fn alive(&mut self, worker: WorkerId, now: Instant) {
         let Some(living) = self.workers.get_mut(&worker) else {
             return;
         };

@@ -7,7 +7,7 @@ use super::{Message, Process, Told, Word, World};
 
 impl World {
     /// The worker reads one message of its channel, and takes or refuses what it is offered.
-    pub(in super::super) fn act(&mut self, worker: WorkerId, willing: bool) {
+    pub(in crate::machine::tests) fn act(&mut self, worker: WorkerId, willing: bool) {
         let process = self.worker(worker.0);
         match process.channel.pop_front() {
             None => {}

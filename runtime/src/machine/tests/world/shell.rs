@@ -10,12 +10,12 @@ use super::{Message, Mood, Process, Told, Word, World};
 
 impl World {
     /// Feeds one event, and whatever follows from it.
-    pub(in super::super) fn feed(&mut self, event: Event) {
+    pub(in crate::machine::tests) fn feed(&mut self, event: Event) {
         self.events.push_back(event);
         self.run();
     }
 
-    pub(in super::super) fn run(&mut self) {
+    pub(in crate::machine::tests) fn run(&mut self) {
         for _ in 0..100_000 {
             if let Some(event) = self.events.pop_front() {
                 self.handle(event);
