@@ -168,7 +168,7 @@ impl ListenAddress {
     ///
     /// The path names no file, has a zero byte within, or is too long.
     pub fn unix(path: impl AsRef<Path>) -> Result<Self, AddressError> {
-        parse::unix(path.as_ref())
+        parse::unix(path.as_ref(), Options::default())
     }
 
     fn plain(target: Target) -> Self {
@@ -251,6 +251,11 @@ impl ListenAddress {
             *endpoint = Endpoint::ip(resolved);
         }
         address
+    }
+
+    /// The same unix listener at another path.
+    pub(crate) fn with_path(&self, path: &Path) -> Result<Self, AddressError> {
+        parse::unix(path, self.options.clone())
     }
 
     /// The same endpoint as a UDP socket: for a `bind` that can mean nothing else. Inherited sockets stay as they are.

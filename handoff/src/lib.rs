@@ -8,4 +8,5 @@ pub mod id;
 pub mod message;
 pub mod name;
 pub mod offer;
+pub mod socket;
 mod sys;

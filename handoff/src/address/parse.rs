@@ -84,8 +84,12 @@ fn address(text: &str) -> Result<ListenAddress, Fault> {
     let options = suffix.map_or(Ok(Options::default()), |suffix| {
         Options::parse(suffix, &target)
     })?;
+    within_limits(target, options)
+}
+
+/// The form that is printed may be longer than the one that was written, and must be as good an address.
+fn within_limits(target: Target, options: Options) -> Result<ListenAddress, Fault> {
     let address = ListenAddress { target, options };
-    // The canonical form may be longer, and must be as good an address.
     within_limit(address.to_string().len())?;
     Ok(address)
 }
@@ -278,16 +282,14 @@ fn path(path: &Path) -> Result<Target, Fault> {
     Ok(Target::Path(plain))
 }
 
-pub(super) fn unix(written: &Path) -> Result<ListenAddress, AddressError> {
+pub(super) fn unix(written: &Path, options: Options) -> Result<ListenAddress, AddressError> {
     let target = match written.as_os_str().as_bytes() {
         [0, name @ ..] => abstract_name(name.to_vec()),
         _ => path(written),
     };
-    let checked = target.map(ListenAddress::plain).and_then(|address| {
-        within_limit(address.to_string().len())?;
-        Ok(address)
-    });
-    checked.map_err(|fault| fault.of(&format!("unix:{}", Escaped::path(written))))
+    target
+        .and_then(|target| within_limits(target, options))
+        .map_err(|fault| fault.of(&format!("unix:{}", Escaped::path(written))))
 }
 
 pub(super) fn into_udp(address: ListenAddress) -> Result<ListenAddress, AddressError> {

@@ -293,7 +293,11 @@ fn a_bind_takes_what_tokio_s_takes() {
         printed(String::from("unix:/a?mode=0600")),
         "unix:/a?mode=0600"
     );
-    assert_eq!(printed(&String::from("udp:[::]:53")), "udp:[::]:53");
+    let (text, address) = (String::from("udp:[::]:53"), parse("fd:3"));
+    assert_eq!(
+        (printed(&text), printed(text)),
+        ("udp:[::]:53".into(), "udp:[::]:53".into())
+    );
     assert_eq!(printed(("::1", 80)), "[::1]:80");
     assert_eq!(printed(("unix", 80)), "tcp:unix:80");
     assert_eq!(printed((String::from("127.0.0.1"), 80)), "127.0.0.1:80");
@@ -302,7 +306,10 @@ fn a_bind_takes_what_tokio_s_takes() {
     assert_eq!(printed((IpAddr::from([127, 0, 0, 1]), 80)), "127.0.0.1:80");
     assert_eq!(printed(SocketAddr::from(v6)), "[::1]:80");
     assert_eq!(printed(v6), "[::1]:80");
-    assert_eq!(printed(&parse("fd:3")), "fd:3");
+    assert_eq!(
+        (printed(&address), printed(address)),
+        ("fd:3".into(), "fd:3".into())
+    );
     assert_eq!(
         ("a b", 80).to_listen_address().unwrap_err().kind(),
         io::ErrorKind::InvalidInput

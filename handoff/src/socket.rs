@@ -1,0 +1,245 @@
+//! Listening sockets: bound or adopted, and set up, as their address says. Called in the master, and in a process
+//! without a master.
+//!
+//! Invariants: every socket is close-on-exec and non-blocking from birth, before it is shared, for the latter is a
+//! property of the open file that all its holders share. No socket has a receive timeout, which every accepted
+//! connection would inherit. A failed bind leaves nothing behind.
+
+mod error;
+mod inherited;
+#[cfg(test)]
+mod tests;
+mod unix;
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+pub use error::{BindCause, BindError};
+pub use inherited::{InheritedError, InheritedSockets};
+pub use unix::UnixFile;
+
+use crate::address::{Endpoint, Kind, ListenAddress, Target};
+use crate::name::SocketName;
+
+/// The backlog of an address that says nothing: what the kernel's own cap, `net.core.somaxconn`, is since Linux 5.4.
+///
+/// It is long on purpose: when no worker is alive, this is where clients wait. The kernel cuts it to its cap.
+pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(4096).unwrap();
+
+/// A socket that listens, or receives, at an address.
+///
+/// Dropping it closes this process's copy, after it has unlinked the file of a unix socket.
+#[derive(Debug)]
+pub struct Bound {
+    // Dropped before the socket, which keeps the file's inode from being used again.
+    file: Option<UnixFile>,
+    socket: OwnedFd,
+    kind: Kind,
+    local: SocketName,
+    backlog: Option<NonZeroU32>,
+}
+
+/// Binds `address`, or adopts the inherited socket that it names.
+///
+/// A host name is resolved here, which blocks, and its addresses are tried in their order until one can be bound.
+///
+/// # Errors
+///
+/// [`BindError`] says what was refused for which address; as an [`io::Error`] it is that of a plain bind.
+pub fn bind(address: &ListenAddress, inherited: &InheritedSockets) -> Result<Bound, BindError> {
+    let bound = match address.target() {
+        Target::Tcp(endpoint) => inet(endpoint, Kind::Tcp, address),
+        Target::Udp(endpoint) => inet(endpoint, Kind::Udp, address),
+        Target::Path(path) => unix::bind(path, address.mode()).and_then(|(socket, file)| {
+            // The system's own answer would name a long path by the way that led there.
+            let local = SocketName::Path(path.clone());
+            Ok(Bound {
+                file: Some(file),
+                ..listen(socket, Kind::Unix, local, address)?
+            })
+        }),
+        Target::Abstract(name) => abstract_name(name, address),
+        Target::Descriptor(number) => adopt(*number, inherited),
+        Target::Systemd { name, index } => inherited
+            .number_of(name, *index)
+            .map_err(BindCause::Inherited)
+            .and_then(|number| adopt(number, inherited)),
+    };
+    bound.map_err(|cause| BindError::new(address, cause))
+}
+
+/// The same listener by addresses that mean the same everywhere: with the IP addresses of a host name, which blocks, and
+/// with an absolute path. Never empty.
+///
+/// # Errors
+///
+/// The host name is not known, the working directory is gone, or the absolute path is too long.
+pub fn resolve(address: &ListenAddress) -> Result<Vec<ListenAddress>, BindError> {
+    let resolved = match address.target() {
+        Target::Tcp(endpoint) | Target::Udp(endpoint) => {
+            look_up(endpoint).map(|ips| ips.into_iter().map(|ip| address.with_ip(ip)).collect())
+        }
+        Target::Path(path) => std::path::absolute(path)
+            .map_err(BindCause::step("make its path absolute"))
+            .and_then(|path| address.with_path(&path).map_err(BindCause::Address))
+            .map(|address| vec![address]),
+        _ => Ok(vec![address.clone()]),
+    };
+    resolved.map_err(|cause| BindError::new(address, cause))
+}
+
+fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, BindCause> {
+    let (host, port) = match endpoint {
+        Endpoint::Ip(address) => return Ok(vec![*address]),
+        Endpoint::Host { host, port } => (host.as_str(), *port),
+    };
+    let mut addresses = Vec::new();
+    let found = (host, port)
+        .to_socket_addrs()
+        .map_err(BindCause::step("resolve its host name"))?;
+    for address in found {
+        // The resolver repeats an address that it has from two sources.
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        Err(BindCause::NoAddress)
+    } else {
+        Ok(addresses)
+    }
+}
+
+fn inet(endpoint: &Endpoint, kind: Kind, address: &ListenAddress) -> Result<Bound, BindCause> {
+    let mut failure = BindCause::NoAddress;
+    for ip in look_up(endpoint)? {
+        match inet_one(ip, kind, address) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => failure = BindCause::System(error),
+        }
+    }
+    Err(failure)
+}
+
+fn inet_one(ip: SocketAddr, kind: Kind, address: &ListenAddress) -> io::Result<Bound> {
+    let socket = match kind {
+        Kind::Udp => new(Domain::for_address(ip), Type::DGRAM)?,
+        Kind::Tcp | Kind::Unix => stream(Domain::for_address(ip))?,
+    };
+    if ip.is_ipv6() {
+        // Both ways, for the system's default can be either.
+        socket.set_only_v6(address.v6only())?;
+    }
+    if kind == Kind::Tcp {
+        // Connections of a listener that has gone would hold the port for a minute.
+        socket.set_reuse_address(true)?;
+    }
+    if address.reuseport() {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&ip.into())?;
+    let local = SocketName::from(&socket.local_addr()?);
+    if kind == Kind::Udp {
+        return Ok(Bound {
+            file: None,
+            socket: socket.into(),
+            kind,
+            local,
+            backlog: None,
+        });
+    }
+    listen(socket, kind, local, address)
+}
+
+fn abstract_name(name: &[u8], address: &ListenAddress) -> Result<Bound, BindCause> {
+    use std::os::unix::ffi::OsStrExt;
+    let written = [b"\0", name].concat();
+    let bind = || -> io::Result<Bound> {
+        let socket = stream(Domain::UNIX)?;
+        socket.bind(&SockAddr::unix(std::ffi::OsStr::from_bytes(&written))?)?;
+        listen(
+            socket,
+            Kind::Unix,
+            SocketName::Abstract(name.to_owned()),
+            address,
+        )
+    };
+    bind().map_err(BindCause::System)
+}
+
+fn adopt(number: i32, inherited: &InheritedSockets) -> Result<Bound, BindCause> {
+    let (fd, kind) = inherited.take(number).map_err(BindCause::Inherited)?;
+    let socket = Socket::from(fd);
+    let set_up = || -> io::Result<SocketName> {
+        socket.set_nonblocking(true)?;
+        socket.set_read_timeout(None)?;
+        Ok(SocketName::from(&socket.local_addr()?))
+    };
+    let local = set_up().map_err(BindCause::System)?;
+    Ok(Bound {
+        file: None,
+        socket: socket.into(),
+        kind,
+        local,
+        backlog: None,
+    })
+}
+
+fn stream(domain: Domain) -> io::Result<Socket> {
+    new(domain, Type::STREAM)
+}
+
+/// Close-on-exec and non-blocking from birth.
+fn new(domain: Domain, kind: Type) -> io::Result<Socket> {
+    Socket::new(domain, kind.nonblocking(), None)
+}
+
+fn listen(
+    socket: Socket,
+    kind: Kind,
+    local: SocketName,
+    address: &ListenAddress,
+) -> io::Result<Bound> {
+    let backlog = address.backlog().unwrap_or(DEFAULT_BACKLOG);
+    // An address has no backlog above `i32::MAX`.
+    socket.listen(i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
+    Ok(Bound {
+        file: None,
+        socket: socket.into(),
+        kind,
+        local,
+        backlog: Some(backlog),
+    })
+}
+
+impl Bound {
+    /// What kind of socket it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The address that it is bound to, with the real port.
+    pub fn local(&self) -> &SocketName {
+        &self.local
+    }
+
+    /// The backlog that the kernel was asked for; `None` for UDP, and for an inherited socket, which has that of its maker.
+    pub fn backlog(&self) -> Option<NonZeroU32> {
+        self.backlog
+    }
+
+    /// The socket, whose owner is then the caller, and its file, which must be dropped first.
+    pub fn into_parts(self) -> (OwnedFd, Option<UnixFile>) {
+        (self.socket, self.file)
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
