@@ -3,11 +3,12 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{SocketFlags, SocketType};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::task::coop;
@@ -231,10 +232,11 @@ fn register(socket: OwnedFd) -> io::Result<Socket> {
     readiness::watch(socket, Interest::READABLE)
 }
 
-fn accept_from(socket: &OwnedFd) -> io::Result<(OwnedFd, SocketName)> {
+fn accept_from(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketName)> {
+    // Not by rustix, which panics on the longest path that a unix client can be bound to.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (io, peer) = rustix::net::acceptfrom_with(socket.as_fd(), flags)?;
-    Ok((io, name_of(peer)))
+    let (io, peer) = SockRef::from(listener).accept4(flags.bits() as i32)?;
+    Ok((io.into(), SocketName::from(&peer)))
 }
 
 /// A connection that this process itself has accepted.
@@ -255,24 +257,6 @@ fn register_stream<K: Kind>(
         )
     })?;
     Ok((K::register(socket)?, peer))
-}
-
-fn name_of(peer: Option<SocketAddrAny>) -> SocketName {
-    let Some(peer) = peer else {
-        return SocketName::Unnamed;
-    };
-    if let Ok(inet) = std::net::SocketAddr::try_from(peer.clone()) {
-        return SocketName::Inet(inet);
-    }
-    let Ok(unix) = SocketAddrUnix::try_from(peer) else {
-        return SocketName::Unnamed;
-    };
-    use std::os::unix::ffi::OsStrExt;
-    match (unix.path_bytes(), unix.abstract_name()) {
-        (Some(path), _) => SocketName::Path(std::ffi::OsStr::from_bytes(path).into()),
-        (None, Some(name)) => SocketName::Abstract(name.to_owned()),
-        (None, None) => SocketName::Unnamed,
-    }
 }
 
 impl<K: Kind> fmt::Debug for Listener<K> {

@@ -18,6 +18,8 @@ pub(crate) mod link;
 pub(crate) mod port;
 mod process;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tie;
 pub(crate) mod waiters;
 mod watch;
