@@ -8,7 +8,7 @@
 //! | 10 | 80..88 | worker | guards: other work that keeps the worker alive |
 //! | 11 | 88..96 | worker | connections taken, in total |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
-//! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`](crate::offer) |
+//! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!
 //! What the worker writes, what the master writes and the words lie on cache lines of their own. Figures are relaxed
 //! counters. Nothing on the page is trusted by the master.
