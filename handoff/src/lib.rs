@@ -1,5 +1,6 @@
 //! The mechanism of Everport: what crosses between master and worker, both ends.
 
+pub mod adapter;
 pub mod address;
 pub mod board;
 pub mod bootstrap;
@@ -7,6 +8,8 @@ pub mod channel;
 pub mod id;
 pub mod message;
 pub mod name;
+pub mod net;
 pub mod offer;
 pub mod socket;
 mod sys;
+pub mod worker;

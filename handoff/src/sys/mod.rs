@@ -2,11 +2,15 @@
 //!
 //! - `scm`: one message with its descriptors over one socket;
 //! - `memory`: a sealed page that two processes share;
+//! - `readiness`: watching a descriptor in a tokio runtime;
 //! - `spawn`: what happens in a child between fork and exec;
+//! - `blank`: taking a file away from under a descriptor number that other threads use;
 //! - `inherit`: adopting descriptors that came with exec, each once.
 #![allow(unsafe_code)]
 
+pub(crate) mod blank;
 pub(crate) mod inherit;
 pub(crate) mod memory;
+pub(crate) mod readiness;
 pub(crate) mod scm;
 pub(crate) mod spawn;

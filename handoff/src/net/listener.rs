@@ -1,0 +1,290 @@
+//! A listener in the application's hands: `accept` takes offers in every policy, and accepts from the socket itself when
+//! the master shares it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::task::coop;
+
+use super::bind::{self, Source};
+use super::kind::Kind;
+use super::stream::Stream;
+use crate::address::ListenAddress;
+use crate::name::SocketName;
+use crate::socket::UnixFile;
+use crate::sys::readiness;
+use crate::worker::copy::{AtDrain, Copy};
+use crate::worker::link::Link;
+use crate::worker::port::{Incoming, Port, decline};
+use crate::worker::tie::Tie;
+
+/// A listener, as [`TcpListener`](super::TcpListener) or [`UnixListener`](super::UnixListener).
+///
+/// Dropping it tells the master that this worker does not use it any more; the port stays open.
+pub struct Listener<K: Kind> {
+    from: From,
+    local: K::Addr,
+}
+
+/// Where the connections come from.
+enum From {
+    /// From a socket of this process.
+    Plain {
+        // Dropped before the socket, which keeps the file's inode from being used again.
+        _file: Option<UnixFile>,
+        socket: Socket,
+    },
+    /// From the master, and from the socket that it shares, if it does.
+    Handed { port: Port, copy: Arc<Copy<Socket>> },
+}
+
+type Socket = AsyncFd<OwnedFd>;
+type Accepted<K> = io::Result<(Stream<K>, <K as Kind>::Addr)>;
+
+impl<K: Kind> Listener<K> {
+    pub(super) async fn bind_address(address: &ListenAddress) -> io::Result<Self> {
+        let copy = Arc::new(Copy::new(AtDrain::Close));
+        let source = bind::bind(address, K::LISTENER, copy.clone()).await?;
+        Self::from_source(source, copy, address)
+    }
+
+    /// As `bind`, by this link.
+    #[cfg(test)]
+    pub(crate) async fn bind_by(link: &Arc<Link>, address: &ListenAddress) -> io::Result<Self> {
+        let copy = Arc::new(Copy::new(AtDrain::Close));
+        let source = bind::bind_as(Some(link), address, K::LISTENER, copy.clone()).await?;
+        Self::from_source(source, copy, address)
+    }
+
+    fn from_source(
+        source: Source,
+        copy: Arc<Copy<Socket>>,
+        address: &ListenAddress,
+    ) -> io::Result<Self> {
+        let other_kind = || bind::other_kind(address, K::LISTENER);
+        match source {
+            Source::Plain {
+                socket,
+                file,
+                local,
+            } => Ok(Self {
+                local: K::addr(&local).ok_or_else(other_kind)?,
+                from: From::Plain {
+                    _file: file,
+                    socket: register(socket)?,
+                },
+            }),
+            Source::Handed(port) => {
+                copy.register(|socket| match rustix::net::sockopt::socket_type(&socket)? {
+                    SocketType::STREAM => register(socket),
+                    _ => Err(other_kind()),
+                })?;
+                Ok(Self {
+                    local: K::addr(port.local()).ok_or_else(other_kind)?,
+                    from: From::Handed { port, copy },
+                })
+            }
+        }
+    }
+
+    /// Takes the next connection. It waits while the worker is not active, and for ever once it drains.
+    ///
+    /// Cancelling it loses no connection. Any number of tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's, and when this process has no room for another socket: then the connection goes to another worker.
+    pub async fn accept(&self) -> io::Result<(Stream<K>, K::Addr)> {
+        match &self.from {
+            From::Plain { socket, .. } => {
+                let (io, name) = socket.async_io(Interest::READABLE, accept_from).await?;
+                stream(io, &name, None)
+            }
+            From::Handed { port, copy } => loop {
+                // Offers alone never make the task wait: give the others their turn.
+                coop::consume_budget().await;
+                begin(port)?;
+                let woken = port.waiters().woken();
+                if let Some(accepted) = take_offer(port) {
+                    return accepted;
+                }
+                match open(port, copy) {
+                    Some(socket) => tokio::select! {
+                        biased;
+                        () = woken => {}
+                        ready = socket.readable() => if let Some(accepted) = accept_shared(port, ready?) {
+                            return accepted;
+                        },
+                    },
+                    None => woken.await,
+                }
+            },
+        }
+    }
+
+    /// As [`accept`](Self::accept). As with tokio, only the task of the last call is woken.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream<K>, K::Addr)>> {
+        match &self.from {
+            From::Plain { socket, .. } => loop {
+                let mut ready = ready!(socket.poll_read_ready(cx))?;
+                if let Ok(accepted) = ready.try_io(|socket| accept_from(socket.get_ref())) {
+                    let (io, name) = accepted?;
+                    return Poll::Ready(stream(io, &name, None));
+                }
+            },
+            From::Handed { port, copy } => {
+                let turn = ready!(coop::poll_proceed(cx));
+                begin(port)?;
+                port.waiters().register(cx);
+                if let Some(accepted) = take_offer(port) {
+                    turn.made_progress();
+                    return Poll::Ready(accepted);
+                }
+                while let Some(socket) = open(port, copy) {
+                    let ready = ready!(socket.poll_read_ready(cx))?;
+                    if let Some(accepted) = accept_shared(port, ready) {
+                        turn.made_progress();
+                        return Poll::Ready(accepted);
+                    }
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) fn local(&self) -> io::Result<K::Addr> {
+        Ok(self.local.clone())
+    }
+}
+
+/// Makes sure that somebody reads the channel, and that the master learns that connections are wanted.
+fn begin(port: &Port) -> io::Result<()> {
+    port.link().drive()?;
+    port.link().accepts();
+    Ok(())
+}
+
+/// The shared socket, while the worker may accept from it.
+fn open(port: &Port, copy: &Copy<Socket>) -> Option<Arc<Socket>> {
+    let open = port.link().state().uses_shared();
+    if open { copy.get() } else { None }
+}
+
+/// Takes the oldest offer that is still good. Nothing waits in here, so that a cancelled `accept` loses none.
+fn take_offer<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    let link = port.link();
+    // Held until the connection is counted: no drain can be announced between.
+    let state = link.state();
+    if !state.takes_offers() {
+        return None;
+    }
+    loop {
+        let Incoming { id, socket, peer } = port.pop()?;
+        // Registered first, for what cannot be registered must not be taken.
+        let accepted = match register_stream::<K>(socket, &peer) {
+            Ok((io, peer)) => link.board().take(id).then(|| {
+                let tie = Tie::new(link, Some(id));
+                Ok((Stream::new(io, Some(peer.clone()), Some(tie)), peer))
+            }),
+            Err(error) => {
+                decline(link.board(), id);
+                link.picked();
+                return Some(Err(error));
+            }
+        };
+        if accepted.is_none() {
+            // Revoked. The copy was closed, plainly, where `then` dropped it.
+            link.board().release(id);
+        }
+        link.picked();
+        if accepted.is_some() {
+            return accepted;
+        }
+    }
+}
+
+/// Accepts from the shared socket. `None`: there is no connection, or the worker may not accept any more.
+fn accept_shared<K: Kind>(
+    port: &Port,
+    mut ready: AsyncFdReadyGuard<'_, OwnedFd>,
+) -> Option<Accepted<K>> {
+    let link = port.link();
+    // Held as in `take_offer`.
+    let state = link.state();
+    if !state.uses_shared() {
+        return None;
+    }
+    let (io, name) = match ready.try_io(|socket| accept_from(socket.get_ref())).ok()? {
+        Ok(accepted) => accepted,
+        Err(error) => return Some(Err(error)),
+    };
+    Some(stream(io, &name, Some(link)))
+}
+
+fn register(socket: OwnedFd) -> io::Result<Socket> {
+    readiness::watch(socket, Interest::READABLE)
+}
+
+fn accept_from(socket: &OwnedFd) -> io::Result<(OwnedFd, SocketName)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (io, peer) = rustix::net::acceptfrom_with(socket.as_fd(), flags)?;
+    Ok((io, name_of(peer)))
+}
+
+/// A connection that this process itself has accepted.
+fn stream<K: Kind>(io: OwnedFd, name: &SocketName, link: Option<&Arc<Link>>) -> Accepted<K> {
+    let (io, peer) = register_stream::<K>(io, name)?;
+    let tie = link.map(|link| Tie::new(link, None));
+    Ok((Stream::new(io, Some(peer.clone()), tie), peer))
+}
+
+fn register_stream<K: Kind>(
+    socket: OwnedFd,
+    peer: &SocketName,
+) -> io::Result<(K::Stream, K::Addr)> {
+    let peer = K::addr(peer).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a client's address is of another kind than its listener",
+        )
+    })?;
+    Ok((K::register(socket)?, peer))
+}
+
+fn name_of(peer: Option<SocketAddrAny>) -> SocketName {
+    let Some(peer) = peer else {
+        return SocketName::Unnamed;
+    };
+    if let Ok(inet) = std::net::SocketAddr::try_from(peer.clone()) {
+        return SocketName::Inet(inet);
+    }
+    let Ok(unix) = SocketAddrUnix::try_from(peer) else {
+        return SocketName::Unnamed;
+    };
+    use std::os::unix::ffi::OsStrExt;
+    match (unix.path_bytes(), unix.abstract_name()) {
+        (Some(path), _) => SocketName::Path(std::ffi::OsStr::from_bytes(path).into()),
+        (None, Some(name)) => SocketName::Abstract(name.to_owned()),
+        (None, None) => SocketName::Unnamed,
+    }
+}
+
+impl<K: Kind> fmt::Debug for Listener<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shared, handed) = match &self.from {
+            From::Plain { .. } => (true, false),
+            From::Handed { copy, .. } => (copy.get().is_some(), true),
+        };
+        f.debug_struct("Listener")
+            .field("local", &self.local)
+            .field("handed", &handed)
+            .field("shared", &shared)
+            .finish()
+    }
+}

@@ -1,0 +1,26 @@
+//! The drop-in types: tokio's listeners, streams and UDP sockets, by the same names and with the same methods, as far as a
+//! server uses them.
+//!
+//! In a worker, `bind` asks the master and `accept` takes what the master offers, or accepts from the socket that the
+//! master shares. In a process without a master everything is as in tokio.
+//!
+//! While the worker is not active, `accept` and the receiving methods of UDP wait; they do not fail, so that a loop around
+//! them does not tear down the connections beside it.
+//!
+//! Outgoing connections are not Everport's matter: connect with tokio's types.
+
+mod bind;
+mod kind;
+mod listener;
+mod split;
+mod stream;
+pub mod tcp;
+mod udp;
+pub mod unix;
+
+pub use kind::{Kind, Tcp, Unix};
+pub use listener::Listener;
+pub use stream::Stream;
+pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;
+pub use unix::{UnixListener, UnixStream};

@@ -1,0 +1,298 @@
+//! The halves of a stream: tokio's halves, with their part in the worker's count.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::kind::Kind;
+use super::stream::{Stream, end};
+use crate::worker::tie::Tie;
+
+/// The reading half of a stream, borrowed by [`Stream::split`].
+#[derive(Debug)]
+pub struct ReadHalf<'a, K: Kind> {
+    io: K::ReadRef<'a>,
+    tie: Option<&'a Tie>,
+}
+
+impl<'a, K: Kind> ReadHalf<'a, K> {
+    pub(super) fn new(io: K::ReadRef<'a>, tie: Option<&'a Tie>) -> Self {
+        Self { io, tie }
+    }
+}
+
+impl<K: Kind> AsyncRead for ReadHalf<'_, K> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        if let Some(tie) = self.tie {
+            tie.was_read();
+        }
+        Poll::Ready(outcome)
+    }
+}
+
+/// The reading half of a stream, made by [`Stream::into_split`].
+pub struct OwnedReadHalf<K: Kind>(Half<K, K::ReadHalf>);
+
+/// The writing half of a stream, made by [`Stream::into_split`]. Dropping it shuts down writing.
+pub struct OwnedWriteHalf<K: Kind>(Half<K, K::WriteHalf>);
+
+/// When two halves are not of one stream: [`OwnedReadHalf::reunite`] gives them back.
+#[derive(Debug, thiserror::Error)]
+#[error("the two halves are not of one stream")]
+pub struct ReuniteError<K: Kind>(pub OwnedReadHalf<K>, pub OwnedWriteHalf<K>);
+
+/// What both halves hold together.
+#[derive(Debug)]
+struct Whole<K: Kind> {
+    peer: Option<K::Addr>,
+    tie: Option<Tie>,
+}
+
+/// One half. Whichever is dropped last ends the connection.
+struct Half<K: Kind, H: AsRef<K::Stream>> {
+    /// Nothing only once a method that consumes the half has taken it.
+    io: Option<H>,
+    whole: Option<Arc<Whole<K>>>,
+}
+
+/// Parts a stream.
+pub(super) fn owned<K: Kind>(
+    io: K::Stream,
+    peer: Option<K::Addr>,
+    tie: Option<Tie>,
+) -> (OwnedReadHalf<K>, OwnedWriteHalf<K>) {
+    let (read, write) = K::into_split(io);
+    let whole = Arc::new(Whole { peer, tie });
+    (
+        OwnedReadHalf(Half::new(read, Arc::clone(&whole))),
+        OwnedWriteHalf(Half::new(write, whole)),
+    )
+}
+
+impl<K: Kind, H: AsRef<K::Stream>> Half<K, H> {
+    fn new(io: H, whole: Arc<Whole<K>>) -> Self {
+        Self {
+            io: Some(io),
+            whole: Some(whole),
+        }
+    }
+
+    fn io(&self) -> &K::Stream {
+        // Every method that takes it consumes the half.
+        self.io
+            .as_ref()
+            .expect("taken only by methods that consume the half")
+            .as_ref()
+    }
+
+    fn io_mut(&mut self) -> &mut H {
+        // As above.
+        self.io
+            .as_mut()
+            .expect("taken only by methods that consume the half")
+    }
+
+    fn whole(&self) -> &Whole<K> {
+        // As above.
+        self.whole
+            .as_ref()
+            .expect("taken only by methods that consume the half")
+    }
+
+    fn was_read(&self) {
+        if let Some(tie) = &self.whole().tie {
+            tie.was_read();
+        }
+    }
+
+    fn peer_addr(&self) -> io::Result<K::Addr> {
+        match &self.whole().peer {
+            Some(peer) => Ok(peer.clone()),
+            None => K::peer_addr(self.io()),
+        }
+    }
+}
+
+impl<K: Kind, H: AsRef<K::Stream>> Drop for Half<K, H> {
+    fn drop(&mut self) {
+        let last = self.whole.take().and_then(Arc::into_inner);
+        if let (Some(io), Some(Whole { tie: Some(tie), .. })) = (&self.io, last) {
+            end(io.as_ref(), &tie);
+        }
+    }
+}
+
+impl<K: Kind> OwnedReadHalf<K> {
+    /// Puts the two halves of one stream together again.
+    ///
+    /// # Errors
+    ///
+    /// They are not of one stream; the error has both.
+    pub fn reunite(mut self, mut other: OwnedWriteHalf<K>) -> Result<Stream<K>, ReuniteError<K>> {
+        let same = matches!((&self.0.whole, &other.0.whole), (Some(ours), Some(theirs)) if Arc::ptr_eq(ours, theirs));
+        if !same {
+            return Err(ReuniteError(self, other));
+        }
+        drop(other.0.whole.take());
+        let whole = self.0.whole.take().and_then(Arc::into_inner);
+        let halves = self.0.io.take().zip(other.0.io.take());
+        let whole = whole.zip(halves.and_then(|(read, write)| K::reunite(read, write)));
+        // Both halves are here and nobody else has any, so that each step above has found what it looked for.
+        let (Whole { peer, tie }, io) = whole.expect("the only two halves of one stream");
+        Ok(Stream::new(io, peer, tie))
+    }
+
+    /// The client's address, as [`Stream::peer_addr`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn peer_addr(&self) -> io::Result<K::Addr> {
+        self.0.peer_addr()
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's.
+    pub fn local_addr(&self) -> io::Result<K::Addr> {
+        K::local_addr(self.0.io())
+    }
+
+    /// As tokio's.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's.
+    pub async fn readable(&self) -> io::Result<()> {
+        K::readable(self.0.io()).await
+    }
+}
+
+impl<K: Kind> OwnedWriteHalf<K> {
+    /// Puts the two halves of one stream together again.
+    ///
+    /// # Errors
+    ///
+    /// They are not of one stream; the error has both.
+    pub fn reunite(self, other: OwnedReadHalf<K>) -> Result<Stream<K>, ReuniteError<K>> {
+        other.reunite(self)
+    }
+
+    /// Drops the half without shutting down writing.
+    pub fn forget(mut self) {
+        if let Some(io) = self.0.io.take() {
+            // When this is the last half, nobody is left who could read or write: the connection ends all the same.
+            if let Some(Whole { tie: Some(tie), .. }) =
+                self.0.whole.take().and_then(Arc::into_inner)
+            {
+                end(io.as_ref(), &tie);
+            }
+            K::forget(io);
+        }
+    }
+
+    /// The client's address, as [`Stream::peer_addr`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn peer_addr(&self) -> io::Result<K::Addr> {
+        self.0.peer_addr()
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's.
+    pub fn local_addr(&self) -> io::Result<K::Addr> {
+        K::local_addr(self.0.io())
+    }
+
+    /// As tokio's.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's.
+    pub async fn writable(&self) -> io::Result<()> {
+        K::writable(self.0.io()).await
+    }
+}
+
+impl<K: Kind> AsRef<K::Stream> for OwnedReadHalf<K> {
+    fn as_ref(&self) -> &K::Stream {
+        self.0.io()
+    }
+}
+
+impl<K: Kind> AsRef<K::Stream> for OwnedWriteHalf<K> {
+    fn as_ref(&self) -> &K::Stream {
+        self.0.io()
+    }
+}
+
+impl<K: Kind> AsyncRead for OwnedReadHalf<K> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = ready!(Pin::new(self.0.io_mut()).poll_read(cx, buf));
+        self.0.was_read();
+        Poll::Ready(outcome)
+    }
+}
+
+impl<K: Kind> AsyncWrite for OwnedWriteHalf<K> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.0.io_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.0.io_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // All of tokio's sockets do.
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.0.io_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.0.io_mut()).poll_shutdown(cx)
+    }
+}
+
+impl<K: Kind> fmt::Debug for OwnedReadHalf<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnedReadHalf").field(&self.0.io).finish()
+    }
+}
+
+impl<K: Kind> fmt::Debug for OwnedWriteHalf<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnedWriteHalf").field(&self.0.io).finish()
+    }
+}

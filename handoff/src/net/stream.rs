@@ -1,0 +1,310 @@
+//! A connection in the application's hands: tokio's stream, with its place in the worker's count.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BufMut;
+use rustix::net::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+
+use super::kind::{Kind, Tcp, Unix};
+use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf};
+use crate::worker::tie::Tie;
+
+/// A connection, as [`TcpStream`](super::TcpStream) or [`UnixStream`](super::UnixStream).
+///
+/// It counts as an active connection of its worker until it is dropped. One that was made from a stream of tokio's counts
+/// for nothing.
+///
+/// Dropping it ends the connection, also while the master still has its copy of the socket.
+pub struct Stream<K: Kind> {
+    /// Nothing only once a method that consumes the stream has taken it.
+    io: Option<K::Stream>,
+    peer: Option<K::Addr>,
+    tie: Option<Tie>,
+}
+
+impl<K: Kind> Stream<K> {
+    pub(super) fn new(io: K::Stream, peer: Option<K::Addr>, tie: Option<Tie>) -> Self {
+        Self {
+            io: Some(io),
+            peer,
+            tie,
+        }
+    }
+
+    /// The client's address, as it was when the connection came in: it is there also after the client has gone.
+    ///
+    /// # Errors
+    ///
+    /// The system does not know it any more, for a stream that was made from one of tokio's.
+    pub fn peer_addr(&self) -> io::Result<K::Addr> {
+        match &self.peer {
+            Some(peer) => Ok(peer.clone()),
+            None => K::peer_addr(self.io()),
+        }
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's.
+    pub fn local_addr(&self) -> io::Result<K::Addr> {
+        K::local_addr(self.io())
+    }
+
+    /// Borrows the two halves, which can be used at the same time.
+    pub fn split(&mut self) -> (ReadHalf<'_, K>, K::WriteRef<'_>) {
+        let Self { io, tie, .. } = self;
+        // As in `io()`.
+        let (read, write) = K::split(
+            io.as_mut()
+                .expect("taken only by methods that consume the stream"),
+        );
+        (ReadHalf::new(read, tie.as_ref()), write)
+    }
+
+    /// Parts the stream into its two halves. The connection counts until both are dropped. Dropping the writing half
+    /// shuts down writing.
+    pub fn into_split(mut self) -> (OwnedReadHalf<K>, OwnedWriteHalf<K>) {
+        let peer = self.peer.take();
+        let (io, tie) = self.take();
+        split::owned(io, peer, tie)
+    }
+
+    /// Leaves tokio and the worker's count: a [`Guard`](crate::worker::Guard) keeps the worker alive for what goes on with
+    /// the socket. It stays non-blocking, for the master may still share it; dropping it closes it, no more.
+    ///
+    /// # Errors
+    ///
+    /// As tokio's.
+    pub fn into_std(mut self) -> io::Result<K::StdStream> {
+        K::into_std(self.take().0)
+    }
+
+    /// Leaves the worker's count, as [`into_std`](Self::into_std) does.
+    pub fn into_inner(mut self) -> K::Stream {
+        self.take().0
+    }
+
+    fn take(&mut self) -> (K::Stream, Option<Tie>) {
+        // The callers consume the stream, so that this is the only time.
+        let io = self
+            .io
+            .take()
+            .expect("taken only by methods that consume the stream");
+        (io, self.tie.take())
+    }
+
+    fn io(&self) -> &K::Stream {
+        // Every method that takes it consumes the stream.
+        self.io
+            .as_ref()
+            .expect("taken only by methods that consume the stream")
+    }
+
+    fn io_mut(&mut self) -> Pin<&mut K::Stream> {
+        // As in `io()`.
+        Pin::new(
+            self.io
+                .as_mut()
+                .expect("taken only by methods that consume the stream"),
+        )
+    }
+
+    fn was_read(&self) {
+        if let Some(tie) = &self.tie {
+            tie.was_read();
+        }
+    }
+
+    /// Passes the outcome of a read on, and notes that there was one.
+    fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.was_read();
+        }
+        outcome
+    }
+}
+
+impl<K: Kind> Drop for Stream<K> {
+    fn drop(&mut self) {
+        if let (Some(io), Some(tie)) = (&self.io, &self.tie) {
+            end(io, tie);
+        }
+    }
+}
+
+/// Ends a connection whose last owner in this process goes. The descriptor is closed right after.
+pub(super) fn end(io: &impl AsFd, tie: &Tie) {
+    if tie.is_shared() {
+        // It fails when the client has ended the connection: there is nothing left to end.
+        let _ = rustix::net::shutdown(io, Shutdown::Both);
+    }
+}
+
+impl<K: Kind> AsyncRead for Stream<K> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = ready!(self.io_mut().poll_read(cx, buf));
+        self.was_read();
+        Poll::Ready(outcome)
+    }
+}
+
+impl<K: Kind> AsyncWrite for Stream<K> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io_mut().poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io_mut().poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io().is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io_mut().poll_shutdown(cx)
+    }
+}
+
+impl<K: Kind> AsFd for Stream<K> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io().as_fd()
+    }
+}
+
+impl<K: Kind> fmt::Debug for Stream<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("io", &self.io)
+            .field("peer", &self.peer)
+            .field("tie", &self.tie)
+            .finish()
+    }
+}
+
+/// What tokio has as methods of each type and not of a trait.
+macro_rules! as_tokio {
+    ($kind:ty, $tokio:ty) => {
+        impl Stream<$kind> {
+            /// As tokio's.
+            pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+                self.io().ready(interest).await
+            }
+
+            /// As tokio's.
+            pub async fn readable(&self) -> io::Result<()> {
+                self.io().readable().await
+            }
+
+            /// As tokio's.
+            pub async fn writable(&self) -> io::Result<()> {
+                self.io().writable().await
+            }
+
+            /// As tokio's.
+            pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.io().poll_read_ready(cx)
+            }
+
+            /// As tokio's.
+            pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.io().poll_write_ready(cx)
+            }
+
+            /// As tokio's.
+            pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.note(self.io().try_read(buf))
+            }
+
+            /// As tokio's.
+            pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+                self.note(self.io().try_read_vectored(bufs))
+            }
+
+            /// As tokio's.
+            pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+                self.note(self.io().try_read_buf(buf))
+            }
+
+            /// As tokio's.
+            pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+                self.io().try_write(buf)
+            }
+
+            /// As tokio's.
+            pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+                self.io().try_write_vectored(bufs)
+            }
+
+            /// As tokio's. The worker takes a success for a read.
+            pub fn try_io<R>(
+                &self,
+                interest: Interest,
+                io: impl FnOnce() -> io::Result<R>,
+            ) -> io::Result<R> {
+                self.note(self.io().try_io(interest, io))
+            }
+
+            /// As tokio's. The worker takes the end for a read.
+            pub async fn async_io<R>(
+                &self,
+                interest: Interest,
+                io: impl FnMut() -> io::Result<R>,
+            ) -> io::Result<R> {
+                self.note(self.io().async_io(interest, io).await)
+            }
+
+            /// As tokio's.
+            pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+                self.io().take_error()
+            }
+        }
+
+        /// What is read through tokio's stream is not seen by the worker.
+        impl AsRef<$tokio> for Stream<$kind> {
+            fn as_ref(&self) -> &$tokio {
+                self.io()
+            }
+        }
+
+        /// The stream counts for nothing: take a [`Guard`](crate::worker::Guard) where a drain shall wait for it.
+        impl From<$tokio> for Stream<$kind> {
+            fn from(io: $tokio) -> Self {
+                Self::new(io, None, None)
+            }
+        }
+
+        /// As [`Stream::into_inner`].
+        impl From<Stream<$kind>> for $tokio {
+            fn from(stream: Stream<$kind>) -> Self {
+                stream.into_inner()
+            }
+        }
+    };
+}
+
+as_tokio!(Tcp, tokio::net::TcpStream);
+as_tokio!(Unix, tokio::net::UnixStream);

@@ -1,0 +1,242 @@
+//! What the master says, and how it is obeyed. Called by the driver, and by the watcher once the master is lost.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::link::{Asked, Link, Terms};
+use super::port::{Incoming, Port, decline};
+use super::state::{Cause, State};
+use crate::channel::{ReceiveError, Received};
+use crate::message::{ListenFailure, Listening, NEWEST, OLDEST, Offer, ToWorker};
+
+/// Whether the channel is still of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    Open,
+    Closed,
+}
+
+impl Link {
+    /// Reads the channel until it is empty, and obeys. When the channel has ended, the master is lost.
+    pub(super) fn receive(self: &Arc<Self>) -> Channel {
+        match self.read_channel() {
+            Channel::Open => Channel::Open,
+            Channel::Closed => {
+                self.lose_master();
+                Channel::Closed
+            }
+        }
+    }
+
+    /// The master has gone, or makes no sense any more: gives up the shared sockets at once, so that a new master can
+    /// bind, takes what is still in the channel, and begins to end.
+    pub(super) fn lose_master(self: &Arc<Self>) {
+        // What is in the channel counts, lest the drain be announced before it is read.
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.begin_end(Cause::MasterLost);
+        for inbox in self.inboxes() {
+            inbox.copy.blank();
+        }
+        for asked in self.desk().pending.values() {
+            asked.inbox.copy.blank();
+        }
+        self.read_channel();
+        // If the master lives, it shall see that this worker has given it up. It fails if the master has gone.
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+        self.picked();
+        self.wake_all();
+        self.raise_alarm();
+        self.settle();
+    }
+
+    fn read_channel(self: &Arc<Self>) -> Channel {
+        let _receiving = self
+            .receiving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match self.channel.receive() {
+                Ok(received) => {
+                    if let Err(error) = self.obey(received) {
+                        tracing::debug!(%error, "the master broke the protocol");
+                        return Channel::Closed;
+                    }
+                }
+                Err(ReceiveError::Empty) => return Channel::Open,
+                Err(error) => {
+                    tracing::debug!(%error, "the master is lost");
+                    return Channel::Closed;
+                }
+            }
+        }
+    }
+
+    fn obey(self: &Arc<Self>, received: Received<ToWorker>) -> Result<(), Broken> {
+        let fds = received.fds;
+        match received.message {
+            ToWorker::Welcome {
+                version,
+                manual_ready,
+                first_byte_grace,
+                drain_timeout,
+                ..
+            } => {
+                if !(OLDEST..=NEWEST).contains(&version) {
+                    return Err(Broken::Version(version));
+                }
+                let terms = Terms {
+                    manual_ready,
+                    first_byte_grace,
+                    drain_timeout,
+                };
+                self.welcomed(terms, fds);
+            }
+            ToWorker::Listening { request, answer } => {
+                self.answered(request, answer, fds)?;
+            }
+            ToWorker::Offer { offers } => self.offered(offers, fds),
+            ToWorker::Activate => self.turn_to(State::Active),
+            ToWorker::Pause => {
+                self.turn_to(State::Paused);
+                self.give_back_all();
+            }
+            ToWorker::Drain { .. } => self.drain(),
+            ToWorker::Beat => {
+                self.board().beat();
+                self.release_revoked();
+            }
+        }
+        Ok(())
+    }
+
+    fn welcomed(&self, terms: Terms, fds: Vec<OwnedFd>) {
+        if let Some(bell) = fds.into_iter().next() {
+            self.board().set_bell(bell);
+        }
+        let mut desk = self.desk();
+        desk.terms = Some(terms);
+        self.send_ready(&mut desk);
+    }
+
+    /// Answers a `bind`. The listener is known from here on, for its first offers may be the next message.
+    fn answered(
+        self: &Arc<Self>,
+        request: u32,
+        answer: Result<Listening, ListenFailure>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Broken> {
+        let mut desk = self.desk();
+        let asked = desk
+            .pending
+            .remove(&request)
+            .ok_or(Broken::Answer(request))?;
+        let Asked {
+            answer: asker,
+            inbox,
+            index,
+        } = asked;
+        let answer = match answer {
+            Ok(Listening {
+                listener,
+                local,
+                shared,
+            }) => {
+                desk.listeners.insert(listener, Arc::clone(&inbox));
+                let port = Port::new(Arc::clone(self), listener, local, Arc::clone(&inbox), index);
+                // A port that goes nowhere takes the desk's lock when it is dropped: not before the end of this block.
+                match (shared, fds.into_iter().next()) {
+                    (false, _) => Ok(port),
+                    (true, Some(socket)) => {
+                        inbox.copy.arrive(socket);
+                        Ok(port)
+                    }
+                    (true, None) => Err((Some(port), no_descriptor_left())),
+                }
+            }
+            Err(failure) => Err((None, to_io_error(failure))),
+        };
+        self.send_ready(&mut desk);
+        drop(desk);
+        // When nobody waits for the answer any more, dropping the port closes the listener again.
+        let _ = asker.send(answer.map_err(|(port, error)| {
+            drop(port);
+            error
+        }));
+        let state = *self.state();
+        match state.step() {
+            Some(_) if state.is_lost() => inbox.copy.blank(),
+            Some(_) => inbox.copy.drain(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Puts offers into their listeners' queues. Those whose descriptor did not arrive are refused, and they are the last.
+    fn offered(&self, offers: Vec<Offer>, fds: Vec<OwnedFd>) {
+        let mut sockets = fds.into_iter();
+        for Offer { id, listener, peer } in offers {
+            let inbox = self.desk().listeners.get(&listener).cloned();
+            match (sockets.next(), inbox) {
+                (Some(socket), Some(inbox)) => {
+                    self.queued.fetch_add(1, Ordering::Relaxed);
+                    inbox.push(Incoming { id, socket, peer });
+                    inbox.waiters.wake();
+                }
+                (socket, _) => {
+                    drop(socket);
+                    decline(self.board(), id);
+                }
+            }
+        }
+        self.release_revoked();
+    }
+
+    /// Closes the copies of revoked connections that lie in the queues, whether the application accepts or not.
+    fn release_revoked(&self) {
+        for inbox in self.inboxes() {
+            self.give_back(inbox.take_revoked(self.board()));
+        }
+    }
+
+    fn give_back_all(&self) {
+        for inbox in self.inboxes() {
+            self.give_back(inbox.take_all());
+        }
+    }
+
+    fn drain(&self) {
+        self.begin_end(Cause::Drain);
+        for inbox in self.inboxes() {
+            inbox.copy.drain();
+        }
+        self.give_back_all();
+        self.wake_all();
+        self.raise_alarm();
+        self.settle();
+    }
+}
+
+/// What a master never does.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("it agreed to version {0} of the protocol, which this program does not speak")]
+    Version(u16),
+    #[error("it answered question {0}, which nobody asked")]
+    Answer(u32),
+}
+
+/// The error that a plain bind gives.
+fn to_io_error(failure: ListenFailure) -> io::Error {
+    tracing::debug!(reason = %failure.reason, "listener refused");
+    match failure.errno {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(io::ErrorKind::InvalidInput, failure.reason),
+    }
+}
+
+fn no_descriptor_left() -> io::Error {
+    io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error())
+}

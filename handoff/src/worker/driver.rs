@@ -1,0 +1,81 @@
+//! The driver: the task that reads the channel, in the application's own runtime, so that its heartbeat says whether that
+//! runtime turns. There is one at a time; when its runtime is dropped, the next `bind` or `accept` starts another.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+
+use super::dispatch::Channel;
+use super::link::Link;
+use crate::sys::readiness;
+
+impl Link {
+    /// Starts the driver on the current runtime, unless one runs.
+    ///
+    /// # Errors
+    ///
+    /// There is no tokio runtime here, or the system refuses to watch the channel.
+    pub(crate) fn drive(self: &Arc<Self>) -> io::Result<()> {
+        if self.driving.load(Ordering::Acquire) || self.driving.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // From here on it is dropped on every way out, also with a task that never ran.
+        let driving = Driving(Arc::clone(self));
+        let runtime = Handle::try_current().map_err(|error| {
+            io::Error::other(format!(
+                "a worker's listeners need a tokio runtime: {error}"
+            ))
+        })?;
+        // A copy of its own, for the runtime may outlive everything else that knows the channel.
+        let channel = self.channel.as_fd().try_clone_to_owned()?;
+        let readiness = readiness::watch(channel, Interest::READABLE | Interest::WRITABLE)?;
+        runtime.spawn(run(driving, readiness));
+        Ok(())
+    }
+}
+
+/// Says that a driver runs, until it is dropped.
+struct Driving(Arc<Link>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.driving.store(false, Ordering::Release);
+        if !self.0.state().is_lost() {
+            // Those who wait on another runtime start the next driver there.
+            self.0.wake_all();
+        }
+    }
+}
+
+async fn run(driving: Driving, readiness: AsyncFd<OwnedFd>) {
+    let link = &driving.0;
+    loop {
+        link.board().beat();
+        let kicked = link.kick.notified();
+        let full = !link.flush();
+        tokio::select! {
+            ready = readiness.readable() => match ready {
+                // Read to the end first, or readiness would be forgotten with something left to read.
+                Ok(mut ready) => {
+                    if link.receive() == Channel::Closed {
+                        return;
+                    }
+                    ready.clear_ready();
+                }
+                Err(error) => return tracing::debug!(%error, "wait for the master"),
+            },
+            ready = readiness.writable(), if full => match ready {
+                Ok(mut ready) => if !link.flush() {
+                    ready.clear_ready();
+                },
+                Err(error) => return tracing::debug!(%error, "wait for room in the channel"),
+            },
+            () = kicked => {}
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! A worker's link to its master: what was asked and answered, who is counted, and the worker's state. Everything here is
+//! synchronous, so that the driver (in the application's runtime) and the watcher (a thread of its own) can both use it.
+//!
+//! Invariants: a connection is counted while the state is held (`borrow`), so that a change of state sees it or forbids
+//! it. Locks are taken in the order receiving, state, desk, queue, and nothing is dropped under the desk's lock that
+//! takes it again.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::index::{Index, Indices};
+use super::port::{Inbox, Incoming, Port};
+use super::state::{Cause, Left, State, Step};
+use crate::address::ListenAddress;
+use crate::board::{self, WorkerBoard};
+use crate::channel::Channel;
+use crate::id::ListenerId;
+use crate::message::{NEWEST, OLDEST, ToMaster};
+
+/// How many messages may wait for room in the channel before `bind` fails. The master reads its channels at once; what
+/// waits comes from an application that binds faster than that.
+const MAX_WAITING: usize = 1024;
+
+/// What the master says in `Welcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Whether only the application itself says that it is ready.
+    pub(crate) manual_ready: bool,
+    /// How long streams that were never read may hold back `draining()`.
+    pub(crate) first_byte_grace: Duration,
+    /// How long the worker may finish what it has when the master is lost.
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Default for Terms {
+    /// For a master that is lost before it said anything.
+    fn default() -> Self {
+        Self {
+            manual_ready: false,
+            first_byte_grace: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The worker's end of everything between it and its master.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(super) channel: Channel,
+    board: WorkerBoard,
+    pub(super) state: watch::Sender<State>,
+    /// Streams that nothing was read from yet.
+    unread: AtomicUsize,
+    /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
+    /// is read to its end, one for what may be in there.
+    pub(super) queued: AtomicUsize,
+    pub(super) desk: Mutex<Desk>,
+    /// Held by the one who reads the channel.
+    pub(super) receiving: Mutex<()>,
+    indices: Arc<Indices>,
+    /// Whether a driver runs.
+    pub(super) driving: AtomicBool,
+    /// Wakes the driver.
+    pub(super) kick: Notify,
+    /// Wakes the watcher, an eventfd.
+    pub(super) alarm: OwnedFd,
+    /// Whether the application has called `draining()`.
+    drain_watched: AtomicBool,
+    /// Whether the application has polled `accept`.
+    accepting: AtomicBool,
+}
+
+/// What has been asked, said and answered.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    pub(super) terms: Option<Terms>,
+    pub(super) readiness: Readiness,
+    left: bool,
+    last_request: u32,
+    pub(super) pending: HashMap<u32, Asked>,
+    pub(super) listeners: HashMap<ListenerId, Arc<Inbox>>,
+    /// What waits for room in the channel.
+    outbox: VecDeque<ToMaster>,
+}
+
+/// How far the worker is with saying that it is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Nothing was polled and nothing said.
+    #[default]
+    Unsaid,
+    /// The application has polled `accept`.
+    Accepting,
+    /// The application has said that it is ready.
+    Said,
+    /// The master knows.
+    Sent,
+}
+
+/// A `bind` that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) answer: oneshot::Sender<io::Result<Port>>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) index: Index,
+}
+
+impl Link {
+    /// Takes up the worker's ends and says `Hello`.
+    pub(crate) fn new(channel: Channel, board: WorkerBoard) -> io::Result<Arc<Self>> {
+        let link = Self {
+            channel,
+            board,
+            state: watch::Sender::new(State::Starting),
+            unread: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+            desk: Mutex::default(),
+            receiving: Mutex::default(),
+            indices: Arc::default(),
+            driving: AtomicBool::new(false),
+            kick: Notify::new(),
+            alarm: board::bell()?,
+            drain_watched: AtomicBool::new(false),
+            accepting: AtomicBool::new(false),
+        };
+        let (oldest, newest) = (OLDEST, NEWEST);
+        link.send(&mut link.desk(), ToMaster::Hello { oldest, newest });
+        Ok(Arc::new(link))
+    }
+
+    pub(crate) fn board(&self) -> &WorkerBoard {
+        &self.board
+    }
+
+    /// The state as it is now. It cannot change while the answer is held.
+    pub(crate) fn state(&self) -> watch::Ref<'_, State> {
+        self.state.borrow()
+    }
+
+    /// What the master said in `Welcome`.
+    pub(super) fn terms(&self) -> Terms {
+        self.desk().terms.unwrap_or_default()
+    }
+
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // What the application asks for.
+
+    /// Asks the master for a listener. The answer may never come: then the master is lost and the process about to end.
+    /// Dropping the receiver gives the listener back.
+    pub(crate) fn ask(
+        &self,
+        address: &ListenAddress,
+        inbox: Inbox,
+    ) -> io::Result<oneshot::Receiver<io::Result<Port>>> {
+        let address = address.to_string();
+        let index = self.indices.lowest(&address);
+        let number = index.number();
+        let (answer, answered) = oneshot::channel();
+        let mut desk = self.desk();
+        if desk.outbox.len() >= MAX_WAITING {
+            let full = "too many questions to the master wait for room in the channel";
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, full));
+        }
+        desk.last_request = desk.last_request.wrapping_add(1);
+        let request = desk.last_request;
+        let inbox = Arc::new(inbox);
+        desk.pending.insert(
+            request,
+            Asked {
+                answer,
+                inbox,
+                index,
+            },
+        );
+        let index = number;
+        self.send(
+            &mut desk,
+            ToMaster::Listen {
+                request,
+                address,
+                index,
+            },
+        );
+        Ok(answered)
+    }
+
+    /// Tells the master that the application has dropped a listener, and gives back what waited there.
+    pub(super) fn close_listener(&self, listener: ListenerId) {
+        let inbox = {
+            let mut desk = self.desk();
+            self.send(&mut desk, ToMaster::CloseListener { listener });
+            desk.listeners.remove(&listener)
+        };
+        if let Some(inbox) = inbox {
+            self.give_back(inbox.take_all());
+            self.settle();
+        }
+    }
+
+    /// Notes that the application wants connections.
+    pub(crate) fn accepts(&self) {
+        if !self.accepting.load(Ordering::Relaxed) && !self.accepting.swap(true, Ordering::Relaxed)
+        {
+            self.raise(Readiness::Unsaid, Readiness::Accepting);
+        }
+    }
+
+    /// Says that the worker is ready, as the application wants it.
+    pub(super) fn ready(&self) {
+        self.raise(Readiness::Accepting, Readiness::Said);
+    }
+
+    fn raise(&self, most: Readiness, to: Readiness) {
+        let mut desk = self.desk();
+        if (desk.readiness as u8) <= most as u8 {
+            desk.readiness = to;
+        }
+        self.send_ready(&mut desk);
+    }
+
+    /// Sends `Ready` if it is time.
+    pub(super) fn send_ready(&self, desk: &mut Desk) {
+        let Some(terms) = desk.terms else { return };
+        let ready = match desk.readiness {
+            Readiness::Said => true,
+            Readiness::Accepting => !terms.manual_ready && desk.pending.is_empty(),
+            Readiness::Unsaid | Readiness::Sent => false,
+        };
+        if ready {
+            desk.readiness = Readiness::Sent;
+            self.send(desk, ToMaster::Ready);
+        }
+    }
+
+    /// Asks the master for a replacement and a drain. Does nothing the second time, or when the worker ends already.
+    pub(super) fn leave(&self) {
+        if self.state().step().is_some() {
+            return;
+        }
+        let mut desk = self.desk();
+        if !std::mem::replace(&mut desk.left, true) {
+            self.send(&mut desk, ToMaster::Leave);
+        }
+    }
+
+    /// Notes that the application watches for the drain, so that its main future ends by itself.
+    pub(super) fn watch_drain(&self) -> watch::Receiver<State> {
+        self.drain_watched.store(true, Ordering::Relaxed);
+        self.state.subscribe()
+    }
+
+    pub(super) fn is_drain_watched(&self) -> bool {
+        self.drain_watched.load(Ordering::Relaxed)
+    }
+
+    // Who is counted.
+
+    pub(super) fn connection_begins(&self) {
+        self.board.active().fetch_add(1, Ordering::Relaxed);
+        self.unread.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn connection_ends(&self) {
+        if self.board.active().fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.settle();
+        }
+    }
+
+    pub(super) fn first_read(&self) {
+        if self.unread.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.settle();
+        }
+    }
+
+    pub(super) fn guard_begins(&self) {
+        self.board.guards().fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn guard_ends(&self) {
+        if self.board.guards().fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.settle();
+        }
+    }
+
+    /// Notes that an offer has left its queue and is counted as a connection, or given back.
+    pub(crate) fn picked(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self, offers: Vec<Incoming>) {
+        for offer in offers {
+            offer.give_back(&self.board);
+            self.picked();
+        }
+    }
+
+    // How the state moves.
+
+    /// Obeys `Activate` or `Pause`.
+    pub(super) fn turn_to(&self, state: State) {
+        if self
+            .state
+            .send_if_modified(|current| current.turn_to(state))
+        {
+            self.wake_all();
+        }
+    }
+
+    /// Begins to end. [`settle`](Self::settle) comes next, when all that was counted by then is known.
+    pub(super) fn begin_end(&self, cause: Cause) {
+        self.state.send_if_modified(|state| state.end(cause));
+    }
+
+    /// Goes as far towards the end as what is left allows.
+    ///
+    /// The counters are relaxed: whoever brings one to zero looks at the state after that, and whoever changes the state
+    /// looks at the counters after that. The state's lock puts one of them before the other.
+    pub(super) fn settle(&self) {
+        if self.state().step().is_none() {
+            return;
+        }
+        self.step_on(|state| {
+            let left = self.left();
+            state.advance(left)
+        });
+    }
+
+    /// Waits no longer for first reads.
+    pub(super) fn announce(&self) {
+        self.step_on(State::announce);
+        self.settle();
+    }
+
+    fn step_on(&self, step: impl FnOnce(&mut State) -> bool) {
+        let mut drained = false;
+        let changed = self.state.send_if_modified(|state| {
+            let changed = step(state);
+            // Seen by the one who made the last step, so that the master is told once.
+            drained = changed && state.step() == Some(Step::Finished) && !state.is_lost();
+            changed
+        });
+        if !changed {
+            return;
+        }
+        if drained {
+            self.send(&mut self.desk(), ToMaster::Drained);
+        }
+        self.wake_all();
+        self.raise_alarm();
+    }
+
+    fn left(&self) -> Left {
+        let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
+        let board = &self.board;
+        Left {
+            unread: some(&self.unread) || some(&self.queued),
+            work: board.active().load(Ordering::Relaxed) > 0
+                || board.guards().load(Ordering::Relaxed) > 0,
+        }
+    }
+
+    // How messages and wake-ups go out.
+
+    /// Sends a message, or keeps it until the channel has room.
+    pub(super) fn send(&self, desk: &mut Desk, message: ToMaster) {
+        desk.outbox.push_back(message);
+        if !self.flush_from(desk) {
+            self.kick.notify_one();
+        }
+    }
+
+    /// Sends what waits. `false` when the channel is full.
+    pub(super) fn flush(&self) -> bool {
+        self.flush_from(&mut self.desk())
+    }
+
+    fn flush_from(&self, desk: &mut Desk) -> bool {
+        const NONE: &[BorrowedFd<'_>] = &[];
+        while let Some(message) = desk.outbox.front() {
+            match self.channel.send(message, NONE) {
+                Ok(()) => drop(desk.outbox.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    // The master has gone: whoever reads the channel, or watches it, learns that as well.
+                    tracing::debug!(%error, "send to the master");
+                    desk.outbox.clear();
+                }
+            }
+        }
+        true
+    }
+
+    /// Lets everybody who waits at a listener look again.
+    pub(super) fn wake_all(&self) {
+        let inboxes: Vec<_> = self.inboxes();
+        for inbox in inboxes {
+            inbox.waiters.wake();
+        }
+    }
+
+    pub(super) fn inboxes(&self) -> Vec<Arc<Inbox>> {
+        self.desk().listeners.values().cloned().collect()
+    }
+
+    /// Makes the watcher look at the state.
+    pub(super) fn raise_alarm(&self) {
+        // It fails only when the counter is full: then the watcher is awake already.
+        let _ = rustix::io::write(&self.alarm, &1_u64.to_ne_bytes());
+    }
+}
