@@ -1,1 +1,22 @@
+//! Real masters, real workers, real clients: one story for each thing that Everport promises.
+//!
+//! Some stories have a forerunner in Node's cluster tests; the comment above them names its file.
+#![forbid(unsafe_code)]
 
+mod harness;
+
+mod backpressure; // What the master does with more than it can give away.
+mod cli; // The `everport` command, and every way to start it wrongly.
+mod control; // The control socket.
+mod crash; // A worker, or the master, is gone from one moment to the next.
+mod drain; // What becomes of work under way.
+mod examples; // The programs that people copy.
+mod handoff; // Who owns a connection.
+mod identity; // What a worker knows and inherits, and what it does not.
+mod listening; // Addresses, options and errors of `bind`.
+mod misbehaviour; // Workers that break the rules.
+mod reload; // Generations: committed, or rolled back.
+mod signals; // What signals do, to the master and to workers.
+mod terminal; // A master in the foreground of a terminal.
+mod tidy; // Rules for the code itself.
+mod udp; // Datagrams.

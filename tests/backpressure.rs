@@ -1,0 +1,110 @@
+//! What the master does with more connections than it can give away: it leaves them in the kernel's backlog.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::harness::{Line, Master, Setup, process};
+
+/// Node holds 403.
+const MOST_SOCKETS: usize = 200;
+
+/// Blocks the runtime of every worker.
+fn block_everybody(master: &Master, workers: u64, milliseconds: u64) -> Vec<Line> {
+    (0..workers)
+        .map(|slot| {
+            let mut line = master.line_to(slot);
+            line.tell(&format!("block {milliseconds}"));
+            line
+        })
+        .collect()
+}
+
+/// node-v0.x-archive#8746: with all workers blocked Node's primary accepts without bound.
+#[test]
+fn with_all_workers_blocked_the_master_holds_few_sockets_and_everybody_is_served_later() {
+    let master = Setup::lines_on(&["127.0.0.1:0?backlog=1024"]).start();
+    let address = master.address();
+    let before = master.descriptors();
+    let blocked = block_everybody(&master, 2, 1500);
+    let mut waiting: Vec<Line> = (0..400).map(|_| Line::connect(address)).collect();
+    waiting.iter_mut().for_each(|line| line.tell("who"));
+    let status = master.status();
+    assert!(status.0["listeners"][0]["accepting"] == false, "{:#}", status.0["listeners"]);
+    let held = master.descriptors() - before;
+    assert!(held < MOST_SOCKETS, "the master holds {held} sockets");
+    assert!(process::backlog(address) >= 400 - MOST_SOCKETS);
+    for line in &mut waiting {
+        line.hear().expect("every client is served");
+    }
+    drop((waiting, blocked));
+    master.settle(2);
+    master.check();
+}
+
+#[test]
+fn clients_that_gave_up_while_they_waited_are_no_trouble() {
+    let master = Setup::lines_on(&["127.0.0.1:0?backlog=1024"]).start();
+    let address = master.address();
+    let blocked = block_everybody(&master, 2, 500);
+    for _ in 0..300 {
+        drop(Line::connect(address));
+    }
+    assert_eq!(Line::connect(address).ask("echo next"), "next");
+    drop(blocked);
+    master.settle(2);
+    master.check();
+}
+
+/// parallel/test-cluster-accept-fail.js: for want of descriptors the master pauses, and goes on when there are some.
+#[test]
+fn without_descriptors_the_master_pauses_and_goes_on() {
+    // Room for what the master needs, and for a few connections.
+    let master = Setup::lines_on(&["127.0.0.1:0?backlog=1024"]).shell("ulimit -n 48").start();
+    let address = master.address();
+    let blocked = block_everybody(&master, 2, 1000);
+    let mut waiting: Vec<Line> = (0..100).map(|_| Line::connect(address)).collect();
+    waiting.iter_mut().for_each(|line| line.tell("echo served"));
+    master.log.wait_for(&["accepting paused"]);
+    // Its reserve is enough to answer, to reload, and to replace a worker.
+    assert_eq!(master.status().state(), "running");
+    for line in &mut waiting {
+        assert_eq!(line.hear().expect("every client is served"), "served");
+    }
+    assert!(master.log.count(&["accepting paused"]) < 10, "once for each period");
+    drop((waiting, blocked));
+    master.reload_well();
+    master.settle(2);
+    master.check();
+}
+
+#[test]
+fn a_master_without_descriptors_does_not_spin() {
+    let master = Setup::lines_on(&["127.0.0.1:0?backlog=1024"]).shell("ulimit -n 48").start();
+    let address = master.address();
+    let blocked = block_everybody(&master, 2, 1500);
+    let waiting: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).expect("the port is open");
+            stream.write_all(b"who\n").expect("loopback");
+            stream
+        })
+        .collect();
+    master.log.wait_for(&["accepting paused"]);
+    let before = processor_time(master.pid());
+    master.log.pass(Duration::from_millis(1000));
+    let used = processor_time(master.pid()) - before;
+    // In hundredths of a second.
+    assert!(used <= 30, "{used} hundredths of a second of processor time in one second");
+    drop((waiting, blocked));
+    master.settle(2);
+    master.check();
+}
+
+/// User and system time of a process in the kernel's ticks, which are hundredths of a second.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("the kernel's format").1.split_whitespace().collect();
+    // Fields 14 and 15 of the line; the first behind the name is field 3.
+    fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}

@@ -1,0 +1,19 @@
+//! What every test uses: a master with its log and its control socket, clients that never retry, and load.
+//!
+//! Invariants: nothing here sleeps; a wait ends by an event or by a deadline that fails the test. Whatever a test starts is
+//! killed and reaped when its [`Master`] is dropped, also in a panic.
+
+pub(crate) mod clock;
+pub(crate) mod http;
+pub(crate) mod lines;
+pub(crate) mod load;
+pub(crate) mod log;
+pub(crate) mod master;
+pub(crate) mod process;
+pub(crate) mod setup;
+pub(crate) mod status;
+
+pub(crate) use clock::{PATIENCE, soon};
+pub(crate) use lines::Line;
+pub(crate) use master::{Ended, Master};
+pub(crate) use setup::Setup;

@@ -1,0 +1,192 @@
+//! Workers that break the rules: the master goes on, and so do the others.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Line, Master, Setup, http, process, soon};
+
+/// A healthy worker in slot 0, and one in slot 1 that misbehaves once it is active.
+fn beside(plan: &str) -> Master {
+    let master = Setup::lines().start();
+    master.plan(&format!("s1 {plan}"));
+    let victim = master.line_to(1).who().pid;
+    process::signal(victim, Signal::SIGKILL);
+    process::wait_for_end(victim);
+    master
+}
+
+/// The other worker answers everybody all the while, and slot 1 is healthy again in the end.
+fn is_survived(plan: &str) {
+    let master = beside(plan);
+    let address = master.address();
+    for _ in 0..30 {
+        let mut line = Line::connect(address);
+        line.tell("who");
+        line.hear().unwrap_or_else(|error| panic!("{plan}: {error}"));
+    }
+    recovers(&master, plan);
+}
+
+fn recovers(master: &Master, plan: &str) {
+    master.plan("");
+    let address = master.address();
+    // One that the master lets live is killed by the test.
+    for worker in master.status().workers() {
+        if let (1, Some(pid)) = (worker.slot, worker.pid) {
+            process::signal(pid, Signal::SIGKILL);
+        }
+    }
+    soon("slot 1 is healthy again", || (Line::try_connect(address).ok()?.try_who().ok()?.slot == 1).then_some(()));
+    let status = master.settle(2);
+    assert!(status.active().iter().all(|worker| worker.generation == 1), "{plan}");
+    master.reload_well();
+    master.settle(2);
+}
+
+/// As `is_survived`, and the master notices, says so, and has no more to do with that worker.
+fn is_noticed(plan: &str) {
+    let master = beside(plan);
+    let address = master.address();
+    master.log.wait_for(&["worker broke the protocol"]);
+    master.log.wait_for(&["worker killed"]);
+    for _ in 0..10 {
+        Line::connect(address).who();
+    }
+    recovers(&master, plan);
+    master.check();
+}
+
+/// parallel/test-cluster-invalid-message.js.
+#[test]
+fn garbage_on_the_channel() {
+    is_noticed("garbage");
+    is_noticed("headless");
+}
+
+#[test]
+fn a_flood_of_garbage_on_the_channel() {
+    is_noticed("garbage-flood");
+}
+
+#[test]
+fn a_message_that_is_too_long() {
+    is_noticed("oversize");
+}
+
+#[test]
+fn descriptors_that_nobody_announced() {
+    is_noticed("fds-unannounced");
+}
+
+#[test]
+fn descriptors_that_were_announced_and_are_missing() {
+    is_survived("fds-missing");
+}
+
+#[test]
+fn messages_at_the_wrong_time() {
+    for plan in ["ready-twice", "hello-twice", "drained-unasked", "close-unknown", "listen-nonsense"] {
+        is_survived(plan);
+    }
+}
+
+#[test]
+fn more_questions_than_anybody_has() {
+    is_survived("listen-flood");
+    is_survived("leave-flood");
+}
+
+#[test]
+fn nonsense_on_the_board() {
+    is_survived("scribble");
+    is_survived("zeros");
+    is_survived("taken-everywhere");
+}
+
+/// With connections on offer the nonsense is seen for what it is.
+#[test]
+fn nonsense_on_the_board_costs_no_connection_that_was_not_taken() {
+    let master = beside("scribble");
+    let address = master.address();
+    let mut lines: Vec<Line> = (0..40).map(|_| Line::connect(address)).collect();
+    lines.iter_mut().for_each(|line| line.tell("who"));
+    for line in &mut lines {
+        line.hear().expect("every connection is answered");
+    }
+    drop(lines);
+    recovers(&master, "scribble");
+    master.check();
+}
+
+#[test]
+fn a_hole_in_the_board() {
+    is_survived("hole");
+}
+
+#[test]
+fn a_board_that_shall_shrink() {
+    is_survived("shrink");
+}
+
+#[test]
+fn a_channel_that_is_closed_by_a_worker_that_lives() {
+    is_noticed("close");
+}
+
+/// A forked child keeps the channel and the board of its dead parent open: the death is seen all the same.
+#[test]
+fn an_heir_that_keeps_channel_and_board_open() {
+    let master = beside("heir");
+    master.log.wait_for(&["worker exited", "6"]);
+    let address = master.address();
+    for _ in 0..20 {
+        Line::connect(address).who();
+    }
+    recovers(&master, "heir");
+    // The heirs are in process groups of their own, so the master knows nothing of them: the sweep ends them.
+}
+
+#[test]
+fn a_worker_that_is_stopped() {
+    let master = Setup::lines().start();
+    let address = master.address();
+    let victim = master.line_to(1).who();
+    process::signal(victim.pid, Signal::SIGSTOP);
+    for _ in 0..40 {
+        let mut line = Line::connect(address);
+        let (who, took) = http::timed(|| line.who());
+        assert_eq!(who.slot, 0);
+        assert!(took < Duration::from_millis(500), "answered after {took:?}");
+    }
+    process::signal(victim.pid, Signal::SIGCONT);
+    soon("it takes part again", || (Line::connect(address).who().slot == 1).then_some(()));
+    assert_eq!(master.status().active().iter().map(|worker| worker.restarts).sum::<u64>(), 0);
+    master.check();
+}
+
+#[test]
+fn a_stopped_worker_does_not_outlive_a_reload() {
+    let master = Setup::lines().drain_timeout("500ms").start();
+    let victim = master.line_to(1).who();
+    process::signal(victim.pid, Signal::SIGSTOP);
+    master.reload_well();
+    process::wait_for_end(victim.pid);
+    master.settle(2);
+    master.check();
+}
+
+/// A worker that never takes what it is offered is passed over.
+#[test]
+fn a_worker_that_takes_nothing() {
+    let master = beside("idle");
+    let address = master.address();
+    for _ in 0..40 {
+        let mut line = Line::connect(address);
+        let (who, took) = http::timed(|| line.who());
+        assert_eq!(who.slot, 0);
+        assert!(took < Duration::from_millis(500), "answered after {took:?}");
+    }
+    recovers(&master, "idle");
+    master.check();
+}
