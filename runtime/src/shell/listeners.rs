@@ -20,7 +20,8 @@ use super::connections::Connection;
 use crate::config::Policy;
 use crate::machine::Spread;
 
-/// The last descriptors are not for connections: starting workers and the control socket need some too.
+/// The last descriptors are not for connections: starting workers and the control socket need some too. Of a small limit
+/// they are a quarter.
 const RESERVE: u64 = 32;
 
 /// One listener.
@@ -61,7 +62,7 @@ pub(crate) struct Listeners {
 impl Listeners {
     pub(crate) fn new(policy: Policy, inherited: &'static InheritedSockets) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        Self { held: BTreeMap::new(), last: 0, policy, inherited, ceiling: limit.saturating_sub(RESERVE) }
+        Self { held: BTreeMap::new(), last: 0, policy, inherited, ceiling: limit - RESERVE.min(limit / 4) }
     }
 
     /// The listener that this address means, if the master holds it: by its key, or by the address that it is bound to.

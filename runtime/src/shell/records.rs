@@ -85,8 +85,15 @@ impl Records {
             Outcome::Committed => None,
             Outcome::RolledBack(failure) => Some(describe(failure)),
         };
-        let Some(first) = asked.first() else { return };
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let starting_ms = millis(phases.starting);
+        match (&outcome, &reason) {
+            (Outcome::Committed, _) => info!(%generation, starting_ms, "reload committed"),
+            // Nobody needs to act: it is what was asked for.
+            (Outcome::RolledBack(Failure::Stopped), reason) => info!(%generation, reason, "reload rolled back"),
+            (Outcome::RolledBack(_), reason) => error!(%generation, reason, "reload rolled back"),
+        }
+        let Some(first) = asked.first() else { return };
         let record = ReloadRecord {
             generation,
             asked_by: first.by,
@@ -94,15 +101,11 @@ impl Records {
             outcome: if reason.is_none() { ReloadOutcome::Committed } else { ReloadOutcome::RolledBack },
             reason,
             workers,
-            starting_ms: millis(phases.starting),
+            starting_ms,
             total_ms: millis(clock::now().saturating_duration_since(began)),
             finished: 0,
             cut: 0,
         };
-        match &record.reason {
-            None => info!(%generation, starting_ms = record.starting_ms, "reload committed"),
-            Some(reason) => error!(%generation, reason, "reload rolled back"),
-        }
         for answer in asked.into_iter().filter_map(|asked| asked.answer) {
             // A client that has gone needs no answer.
             drop(answer.send(record.clone()));

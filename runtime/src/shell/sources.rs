@@ -320,7 +320,11 @@ impl Shell {
         for request in requests {
             match request {
                 // A client that has gone needs no answer.
-                Request::Status { answer } => drop(answer.send(self.status())),
+                Request::Status { answer } => {
+                    self.read_boards();
+                    self.pump();
+                    drop(answer.send(self.status()));
+                }
                 Request::Reload { client, answer } => {
                     let ticket =
                         self.records.asked(AskedBy::Control { pid: client.pid, uid: client.uid }, Some(answer));
