@@ -47,12 +47,10 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// When another process listens at the control socket.
-    #[error("the control socket {path:?} is taken by {}", Holder(*pid))]
+    #[error("the control socket {path:?} is taken by another process")]
     ControlTaken {
         /// The control socket.
         path: PathBuf,
-        /// Who listens there, if that is known.
-        pid: Option<u32>,
     },
     /// When the first generation could not start, so that there is nothing to fall back to.
     #[error("the first generation failed: {reason}")]

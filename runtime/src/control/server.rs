@@ -4,6 +4,7 @@
 //! request and its answer, and only those who wait for the outcome of a reload, a limited number too, may take longer.
 //! Further clients wait in `connect`. See [`Limits`].
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -15,6 +16,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use everport_handoff::socket::Bound;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -27,7 +29,7 @@ use tracing::{debug, warn};
 
 use super::protocol::{Refusal, ReloadOutcome};
 use super::request::{Asker, Client, Request, Requests, Unanswered, queue};
-use super::socket::{self, SocketFile};
+use super::socket;
 use crate::error::{Error, Result};
 
 /// The control socket and its thread. Both end when it is dropped.
@@ -36,7 +38,8 @@ pub(crate) struct Server {
     /// Dropped to tell the thread to end.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _file: SocketFile,
+    /// The thread has a copy of its socket.
+    _bound: Bound,
 }
 
 impl Server {
@@ -47,20 +50,21 @@ impl Server {
 
     pub(super) fn with_limits(path: &Path, limits: Limits) -> Result<(Self, Requests)> {
         let error = |operation| Error::io(operation, &format_args!("the control socket {path:?}"));
-        let (listener, file) = socket::bind(path)?;
+        let bound = socket::bind(path)?;
+        let listener = bound.as_fd().try_clone_to_owned().map_err(error("copy"))?;
         let (asker, requests) = queue(limits.connections).map_err(error("make an eventfd for"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(error("make a runtime for"))?;
         let listener = {
             let _context = runtime.enter();
-            UnixListener::from_std(listener).map_err(error("register"))?
+            UnixListener::from_std(listener.into()).map_err(error("register"))?
         };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("everport-control".to_owned())
             .spawn(move || runtime.block_on(serve(listener, asker, limits, stopped)))
             .map_err(error("start the thread of"))?;
-        Ok((Self { stop: Some(stop), thread: Some(thread), _file: file }, requests))
+        Ok((Self { stop: Some(stop), thread: Some(thread), _bound: bound }, requests))
     }
 }
 
