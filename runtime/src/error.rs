@@ -1,6 +1,5 @@
 //! How a run of Everport can fail: one sentence each, which names the operation, the object and the reason.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -30,14 +29,6 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// When the program that the workers shall run is not there or cannot be executed.
-    #[error("cannot run the program {program:?}: {source}")]
-    Program {
-        /// The program as it was given.
-        program: OsString,
-        /// The system's reason.
-        source: io::Error,
-    },
     /// When the pid file belongs to a process that lives.
     #[error("the pid file {path:?} is taken by {}", Holder(*pid))]
     PidFileTaken {
@@ -45,12 +36,6 @@ pub enum Error {
         path: PathBuf,
         /// Who holds it, if the file says so.
         pid: Option<u32>,
-    },
-    /// When another process listens at the control socket.
-    #[error("the control socket {path:?} is taken by another process")]
-    ControlTaken {
-        /// The control socket.
-        path: PathBuf,
     },
     /// When the first generation could not start, so that there is nothing to fall back to.
     #[error("the first generation failed: {reason}")]

@@ -14,15 +14,11 @@ const BACKLOG: u32 = 64;
 
 /// Binds a non-blocking listener to `path`. A socket that nobody listens at any more is replaced.
 pub(super) fn bind(path: &Path) -> Result<Bound> {
-    let refused = |error: io::Error| match error.kind() {
-        io::ErrorKind::AddrInUse => Error::ControlTaken { path: path.to_owned() },
-        _ => Error::io("bind", &format_args!("the control socket {path:?}"))(error),
-    };
-    let inherited = InheritedSockets::from_env().map_err(refused)?;
-    let address = ListenAddress::unix(path).map_err(io::Error::other).map_err(refused)?;
-    let address: ListenAddress =
-        format!("{address}?mode=0600&backlog={BACKLOG}").parse().map_err(io::Error::other).map_err(refused)?;
-    socket::bind(&address, inherited).map_err(io::Error::from).map_err(refused)
+    let error = || Error::io("bind", &format_args!("the control socket {path:?}"));
+    let inherited = InheritedSockets::from_env().map_err(error())?;
+    let address = ListenAddress::unix(path).map_err(io::Error::other).map_err(error())?;
+    let address = format!("{address}?mode=0600&backlog={BACKLOG}").parse().map_err(io::Error::other).map_err(error())?;
+    socket::bind(&address, inherited).map_err(|failure| error()(io::Error::new(failure.kind(), failure.cause)))
 }
 
 #[cfg(test)]
@@ -38,7 +34,7 @@ mod tests {
         let path = folder.path().join("control");
         let _taken = bind(&path).unwrap();
         let error = bind(&path).unwrap_err();
-        assert_eq!(error.to_string(), format!("the control socket {path:?} is taken by another process"));
+        assert_eq!(error.to_string(), format!("cannot bind the control socket {path:?}: a live socket is there"));
         UnixStream::connect(&path).unwrap();
     }
 
@@ -57,7 +53,6 @@ mod tests {
         let path = folder.path().join("control");
         fs::write(&path, "dear diary").unwrap();
         let error = bind(&path).unwrap_err();
-        assert!(matches!(error, Error::Io { .. }), "{error}");
         assert!(error.to_string().starts_with(&format!("cannot bind the control socket {path:?}: ")), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "dear diary");
     }

@@ -54,8 +54,10 @@ impl Shell {
     /// Binds the listeners of the configuration, each or none.
     pub(super) fn bind_configured(&mut self) -> Result<()> {
         for address in self.config.listen.clone() {
-            let failed = |source: io::Error| Error::Bind { address: address.to_string(), source };
-            let listener = self.listeners.bind(&address, 0).map_err(|error| failed(error.into()))?;
+            let listener = self.listeners.bind(&address, 0).map_err(|failure| Error::Bind {
+                address: address.to_string(),
+                source: io::Error::new(failure.kind(), failure.cause),
+            })?;
             self.announce(listener, true);
         }
         Ok(())
