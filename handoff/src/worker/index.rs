@@ -1,4 +1,4 @@
-//! Which of its `bind(":0")` is which: for each address the lowest index that is free in this worker, so that the n-th of
+//! Which `bind(":0")` is which: for each address the lowest index that is free in this worker, so that the n-th of
 //! every worker is one port.
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,14 +18,14 @@ pub(crate) struct Index {
 
 impl Indices {
     /// The lowest index that no other [`Index`] of this address has.
-    pub(crate) fn lowest(self: &Arc<Self>, address: &str) -> Index {
+    pub(crate) fn lowest(self: &Arc<Self>, address: String) -> Index {
         let mut map = self.lock();
-        let used = map.entry(address.to_owned()).or_default();
+        let used = map.entry(address.clone()).or_default();
         // The first number that differs from its position is free; the set is sorted.
         let number =
             (0..).zip(used.iter()).find(|(free, used)| free != *used).map_or(used.len() as u32, |(free, _)| free);
         used.insert(number);
-        Index { indices: Arc::clone(self), address: address.to_owned(), number }
+        Index { indices: Arc::clone(self), address, number }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, BTreeSet<u32>>> {
@@ -59,12 +59,12 @@ mod tests {
     #[test]
     fn the_lowest_free_index_is_used_again() {
         let indices = Arc::new(Indices::default());
-        let first = indices.lowest("127.0.0.1:0");
-        let second = indices.lowest("127.0.0.1:0");
-        let other = indices.lowest("[::1]:0");
+        let first = indices.lowest("127.0.0.1:0".to_owned());
+        let second = indices.lowest("127.0.0.1:0".to_owned());
+        let other = indices.lowest("[::1]:0".to_owned());
         assert_eq!((first.number(), second.number(), other.number()), (0, 1, 0));
         drop(first);
-        assert_eq!(indices.lowest("127.0.0.1:0").number(), 0);
+        assert_eq!(indices.lowest("127.0.0.1:0".to_owned()).number(), 0);
         drop((second, other));
         assert!(indices.lock().is_empty());
     }

@@ -153,8 +153,9 @@ impl Link {
     /// Asks the master for a listener. The answer may never come: then the master is lost and the process about to end.
     /// Dropping the receiver gives the listener back.
     pub(crate) fn ask(&self, address: &ListenAddress, inbox: Inbox) -> io::Result<oneshot::Receiver<io::Result<Port>>> {
+        // The name by which the master tells listeners apart, but for the index: options do not count.
+        let index = self.indices.lowest(address.key(0));
         let address = address.to_string();
-        let index = self.indices.lowest(&address);
         let number = index.number();
         let (answer, answered) = oneshot::channel();
         let mut desk = self.desk();

@@ -21,8 +21,10 @@ fn find() -> io::Result<Worker> {
     let Some(adopted) = bootstrap::adopt()? else {
         return Ok(Worker { managed: None });
     };
+    // Before the master hears of the worker: from then on a signal means what the documentation says.
+    let leave = signals()?;
     let link = Link::new(adopted.channel, adopted.board)?;
-    watch::start(Arc::clone(&link), signals()?, exit)?;
+    watch::start(Arc::clone(&link), leave, exit)?;
     let identity = adopted.identity;
     Ok(Worker { managed: Some(Managed { link, identity }) })
 }

@@ -40,7 +40,9 @@ async fn a_bind_cancelled_between_answer_and_poll_gives_the_listener_back() {
 async fn the_lowest_free_index_of_port_zero_is_asked_for() {
     let (master, link) = Master::welcomed().await;
     let ask = async |listener| {
-        let (bound, (_, index)) = tokio::join!(bind(&link, "127.0.0.1:0"), master.answer(listener, None));
+        // Options do not tell listeners apart.
+        let address = if listener == 2 { "127.0.0.1:0?backlog=7" } else { "127.0.0.1:0" };
+        let (bound, (_, index)) = tokio::join!(bind(&link, address), master.answer(listener, None));
         (bound, index)
     };
     let (first, index) = ask(1).await;
