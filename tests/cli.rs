@@ -239,7 +239,7 @@ fn a_unix_socket_that_lives_is_not_taken_and_one_that_is_dead_is() {
     let path = folder.path().join("socket");
     let address = format!("unix:{}", path.display());
     let living = UnixListener::bind(&path).expect("a free path");
-    fails(Setup::cli(&["--listen", &address], &[WORKER, &address]), 1, &["in use"]);
+    fails(Setup::cli(&["--listen", &address], &[WORKER, &address]), 1, &[&address, "live"]);
     assert!(path.exists());
     drop(living);
     let master = Setup::cli(&["--listen", &address], &[WORKER, &address]).start();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::setup::CLI;
+use crate::harness::setup::{CLI, WORKER};
 use crate::harness::{Line, Setup, http, process};
 
 /// parallel/test-cluster-basic.js: ids start at 1, and what the worker knows of itself is what the master says.
@@ -53,6 +53,9 @@ fn the_life_of_a_worker_is_told_in_order() {
 /// parallel/test-cluster-basic.js: a process that a worker starts does not believe that it is one, and inherits nothing.
 #[test]
 fn nothing_reaches_the_children_of_a_worker() {
+    // What the tests themselves hand down, and nothing more.
+    let stranger = Setup::program(WORKER, &["grandchild"]).run_to_end().output;
+    let ours = numbers(stranger.split_once(" fds=").expect("an answer").1);
     for policy in ["rr", "none"] {
         let master = Setup::lines_on(&["127.0.0.1:0", "udp:127.0.0.1:0"]).policy(policy).start();
         for generation in 1..=2 {
@@ -62,8 +65,7 @@ fn nothing_reaches_the_children_of_a_worker() {
             let seen = line.ask("grandchild");
             let (managed, fds) = seen.split_once(" fds=").expect("an answer");
             assert_eq!(managed, "managed=false", "{policy}");
-            let numbers: Vec<&str> = fds.split(',').filter_map(|fd| Some(fd.split_once('=')?.0)).collect();
-            assert_eq!(numbers, ["0", "1", "2"], "{policy}: {fds}");
+            assert_eq!(numbers(fds), ours, "{policy}: {fds}");
             drop(line);
             master.reload_well();
         }
@@ -72,18 +74,23 @@ fn nothing_reaches_the_children_of_a_worker() {
     }
 }
 
-/// In rr a worker has no listener; in none it has nothing that belongs to the master but that.
+/// The numbers of descriptors as the fixture lists them.
+fn numbers(fds: &str) -> Vec<String> {
+    fds.trim().split(',').filter_map(|fd| Some(fd.split_once('=')?.0.to_owned())).collect()
+}
+
 #[test]
-fn a_worker_inherits_the_channel_and_the_board_alone() {
-    let master = Setup::lines_on(&["127.0.0.1:0", "127.0.0.1:0"]).start();
-    let mut line = master.line();
-    let fds = line.ask("fds");
-    let sockets = fds.split(',').filter(|fd| fd.contains("socket:")).count();
-    // The channel, this connection, and what the runtime needs to hear of signals.
-    assert!(sockets <= 5, "{fds}");
-    assert_eq!(line.ask("stdin"), "/dev/null");
-    drop(line);
-    master.check();
+fn a_worker_holds_the_listener_only_when_the_kernel_picks() {
+    for (policy, holds) in [("rr", false), ("none", true)] {
+        let master = Setup::lines().policy(policy).start();
+        let inode = process::listening_inodes(master.address())[0];
+        let mut line = master.line();
+        let fds = line.ask("fds");
+        assert_eq!(fds.contains(&format!("socket:[{inode}]")), holds, "{policy}: {fds}");
+        assert_eq!(line.ask("stdin"), "/dev/null");
+        drop(line);
+        master.check();
+    }
 }
 
 /// parallel/test-cluster-fork-env.js, for the master's own settings: a master inside a worker must not fight for them.
@@ -127,8 +134,7 @@ fn a_master_that_a_worker_starts_is_a_master() {
     let pid = master.line().who().pid;
     let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("our own child");
     let text = String::from_utf8_lossy(&environment).into_owned();
-    let mut inner = Setup::program(CLI, &["run", "--listen", "127.0.0.1:0", "--", crate::harness::setup::WORKER])
-        .argument("127.0.0.1:0");
+    let mut inner = Setup::program(CLI, &["run", "--listen", "127.0.0.1:0", "--", WORKER]).argument("127.0.0.1:0");
     for name in ["EVERPORT_CHANNEL", "EVERPORT_BOARD", "EVERPORT_WORKER", "EVERPORT_SLOT", "EVERPORT_GENERATION"] {
         let value = text.split('\0').find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='));
         inner = inner.set(name, value.expect("the contract of exec"));

@@ -48,7 +48,6 @@ fn recovers(master: &Master, plan: &str) {
 fn is_noticed(plan: &str) {
     let master = beside(plan);
     let address = master.address();
-    master.log.wait_for(&["worker broke the protocol"]);
     master.log.wait_for(&["worker killed"]);
     for _ in 0..10 {
         Line::connect(address).who();
@@ -104,16 +103,19 @@ fn nonsense_on_the_board() {
     is_survived("taken-everywhere");
 }
 
-/// With connections on offer the nonsense is seen for what it is.
+/// What was offered to the one that scribbled may have been taken by it, so it is ended; everything else is answered.
 #[test]
-fn nonsense_on_the_board_costs_no_connection_that_was_not_taken() {
+fn nonsense_on_the_board_hurts_only_what_was_offered_on_it() {
     let master = beside("scribble");
     let address = master.address();
     let mut lines: Vec<Line> = (0..40).map(|_| Line::connect(address)).collect();
-    lines.iter_mut().for_each(|line| line.tell("who"));
-    for line in &mut lines {
-        line.hear().expect("every connection is answered");
-    }
+    // A connection that was ended already may not take the question.
+    lines.iter_mut().for_each(|line| drop(line.try_tell("who")));
+    let heard: Vec<std::io::Result<String>> = lines.iter_mut().map(Line::hear).collect();
+    let answered = heard.iter().filter(|heard| heard.is_ok()).count();
+    assert!(answered >= 20, "{heard:?}");
+    let hangs = |error: &std::io::Error| matches!(error.kind(), std::io::ErrorKind::WouldBlock);
+    assert!(!heard.iter().any(|heard| heard.as_ref().is_err_and(hangs)), "{heard:?}");
     drop(lines);
     recovers(&master, "scribble");
     master.check();
