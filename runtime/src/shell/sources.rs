@@ -158,7 +158,11 @@ impl Shell {
         for _ in 0..most {
             let Some(link) = self.links.get_mut(&worker) else { return };
             match link.channel.receive::<ToMaster>() {
-                Ok(received) => self.heed(worker, received),
+                Ok(received) => {
+                    self.heed(worker, received);
+                    // The next message may ask for what this one has just given up.
+                    self.pump();
+                }
                 Err(ReceiveError::Empty) => return,
                 Err(error) => {
                     if !link.listening {
