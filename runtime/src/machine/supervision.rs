@@ -259,7 +259,9 @@ impl Supervision {
 
     /// Drops a worker that has gone; if it filled a slot, that waits for the next one.
     pub(super) fn gone(&mut self, worker: WorkerId, now: Instant) {
-        self.refill_after(worker, now);
+        if let Some(place) = self.refill_after(worker, now) {
+            place.restarts = place.restarts.saturating_add(1);
+        }
         self.workers.remove(&worker);
     }
 
@@ -269,19 +271,16 @@ impl Supervision {
         }
     }
 
-    fn refill_after(&mut self, id: WorkerId, now: Instant) {
-        let Some(worker) = self.get(id) else { return };
-        let Some(place) = self.places.get_mut(&(worker.generation, worker.slot)) else {
-            return;
-        };
-        if place.occupant == Occupant::Worker(id) {
-            if now.saturating_duration_since(worker.started) >= STEADY {
-                place.failures = 0;
-            }
-            place.occupant = Occupant::Waiting { until: now + backoff(place.failures) };
-            place.failures = place.failures.saturating_add(1);
-            place.restarts = place.restarts.saturating_add(1);
+    /// Lets the slot that a worker fills wait for the next one; `None` if it fills none any more.
+    fn refill_after(&mut self, id: WorkerId, now: Instant) -> Option<&mut Place> {
+        let Worker { generation, slot, started, .. } = self.get(id)?;
+        let place = self.places.get_mut(&(generation, slot)).filter(|place| place.occupant == Occupant::Worker(id))?;
+        if now.saturating_duration_since(started) >= STEADY {
+            place.failures = 0;
         }
+        place.occupant = Occupant::Waiting { until: now + backoff(place.failures) };
+        place.failures = place.failures.saturating_add(1);
+        Some(place)
     }
 }
 
