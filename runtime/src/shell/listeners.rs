@@ -57,12 +57,15 @@ pub(crate) struct Listeners {
     inherited: &'static InheritedSockets,
     /// Connections above this descriptor number eat into the reserve.
     ceiling: u64,
+    /// The last connection was above it.
+    is_short: bool,
 }
 
 impl Listeners {
     pub(crate) fn new(policy: Policy, inherited: &'static InheritedSockets) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        Self { held: BTreeMap::new(), last: 0, policy, inherited, ceiling: limit - RESERVE.min(limit / 4) }
+        let ceiling = limit - RESERVE.min(limit / 4);
+        Self { held: BTreeMap::new(), last: 0, policy, inherited, ceiling, is_short: false }
     }
 
     /// The listener that this address means, if the master holds it: by its key, or by the address that it is bound to.
@@ -115,15 +118,22 @@ impl Listeners {
     /// Accepts one connection.
     pub(crate) fn accept(&mut self, id: ListenerId) -> Accept {
         let Some(listener) = self.held.get_mut(&id) else { return Accept::Empty };
+        // Else every new attempt would take one more of the reserve.
+        if self.is_short {
+            self.is_short = next_number(listener.as_fd()).is_none_or(|number| number >= self.ceiling);
+        }
+        if self.is_short {
+            return Accept::Exhausted(io::Error::other("the last descriptors are kept for workers and control"));
+        }
         loop {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(listener.as_fd(), flags) {
                 Ok((socket, peer)) => {
                     listener.accepted += 1;
                     let peer = peer.map_or(SocketName::Unnamed, name);
-                    let is_last = u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number >= self.ceiling);
+                    self.is_short = number(&socket) >= self.ceiling;
                     let connection = Connection { socket, peer, listener: id };
-                    return if is_last { Accept::Last(connection) } else { Accept::Connection(connection) };
+                    return if self.is_short { Accept::Last(connection) } else { Accept::Connection(connection) };
                 }
                 Err(Errno::AGAIN) => return Accept::Empty,
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
@@ -161,6 +171,16 @@ fn name(peer: SocketAddrAny) -> SocketName {
         (None, Some(name)) => SocketName::Abstract(name.to_owned()),
         (None, None) => SocketName::Unnamed,
     }
+}
+
+/// The number of a descriptor.
+fn number(fd: &impl AsRawFd) -> u64 {
+    u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX)
+}
+
+/// The number that the next descriptor of this process gets, if it can get any.
+fn next_number(any: BorrowedFd<'_>) -> Option<u64> {
+    rustix::io::fcntl_dupfd_cloexec(any, 0).ok().map(|copy| number(&copy))
 }
 
 impl AsFd for Listener {
