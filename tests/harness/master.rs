@@ -208,6 +208,15 @@ impl Master {
         ended
     }
 
+    /// Stops the master at once; it must end well.
+    #[track_caller]
+    pub(crate) fn stop_now(self) -> Ended {
+        self.signal(Signal::SIGQUIT);
+        let ended = self.wait();
+        assert_eq!(ended.code(), Some(0), "{}", ended.errors);
+        ended
+    }
+
     /// The end of a test in which nothing may go wrong: no descriptor and no child more than at the start, no trouble in
     /// the log, and a stop that leaves nothing behind.
     #[track_caller]

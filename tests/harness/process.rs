@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::clock::{PATIENCE, soon};
 
@@ -38,6 +38,13 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 /// Whether a process is there and no zombie.
 pub(crate) fn lives(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// Lets a process open this many descriptors from now on.
+pub(crate) fn allow_descriptors(pid: u32, most: u64) {
+    let limits = Rlimit { current: Some(most), maximum: rustix::process::getrlimit(Resource::Nofile).maximum };
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    rustix::process::prlimit(pid, Resource::Nofile, limits).expect("it is our own process");
 }
 
 /// How many descriptors a process has open.
