@@ -17,7 +17,8 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::net::SocketFlags;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 pub use error::{BindCause, BindError};
 pub use inherited::{InheritedError, InheritedSockets};
@@ -66,6 +67,19 @@ pub fn bind(address: &ListenAddress, inherited: &InheritedSockets) -> Result<Bou
             .and_then(|number| adopt(number, address, inherited)),
     };
     bound.map_err(|cause| BindError::new(address, cause))
+}
+
+/// Accepts one connection from a non-blocking listener: the socket, non-blocking and close-on-exec from birth, and the
+/// client's address. The caller owns the socket. Called in the master, and in a worker that shares the listener.
+///
+/// # Errors
+///
+/// Those of accept(2); `WouldBlock` when nobody waits.
+pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketName)> {
+    // Not by rustix 1.1, which panics on the longest path that a unix client can be bound to.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, peer) = SockRef::from(&listener).accept4(flags.bits() as i32)?;
+    Ok((socket.into(), SocketName::from(&peer)))
 }
 
 /// The same listener by addresses that mean the same everywhere: with the IP addresses of a host name, which blocks, and

@@ -7,8 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{SocketFlags, SocketType};
-use socket2::SockRef;
+use rustix::net::SocketType;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::task::coop;
@@ -18,7 +17,7 @@ use super::kind::Kind;
 use super::stream::Stream;
 use crate::address::ListenAddress;
 use crate::name::SocketName;
-use crate::socket::UnixFile;
+use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
 use crate::worker::copy::{AtDrain, Copy};
 use crate::worker::link::Link;
@@ -90,7 +89,7 @@ impl<K: Kind> Listener<K> {
     pub async fn accept(&self) -> io::Result<(Stream<K>, K::Addr)> {
         match &self.from {
             From::Plain { socket, .. } => {
-                let (io, name) = socket.async_io(Interest::READABLE, accept_from).await?;
+                let (io, name) = socket.async_io(Interest::READABLE, |socket| accept(socket)).await?;
                 stream(io, &name, None)
             }
             From::Handed { port, copy } => loop {
@@ -120,7 +119,7 @@ impl<K: Kind> Listener<K> {
         match &self.from {
             From::Plain { socket, .. } => loop {
                 let mut ready = ready!(socket.poll_read_ready(cx))?;
-                if let Ok(accepted) = ready.try_io(|socket| accept_from(socket.get_ref())) {
+                if let Ok(accepted) = ready.try_io(|socket| accept(socket.get_ref())) {
                     let (io, name) = accepted?;
                     return Poll::Ready(stream(io, &name, None));
                 }
@@ -204,7 +203,7 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
     if !state.uses_shared() {
         return None;
     }
-    let (io, name) = match ready.try_io(|socket| accept_from(socket.get_ref())).ok()? {
+    let (io, name) = match ready.try_io(|socket| accept(socket.get_ref())).ok()? {
         Ok(accepted) => accepted,
         Err(error) => return Some(Err(error)),
     };
@@ -213,13 +212,6 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
 
 fn register(socket: OwnedFd) -> io::Result<Socket> {
     readiness::watch(socket, Interest::READABLE)
-}
-
-fn accept_from(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketName)> {
-    // Not by rustix, which panics on the longest path that a unix client can be bound to.
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (io, peer) = SockRef::from(listener).accept4(flags.bits() as i32)?;
-    Ok((io.into(), SocketName::from(&peer)))
 }
 
 /// A connection that this process itself has accepted.

@@ -3,18 +3,14 @@
 //! Invariant: a listener is one kernel socket from the day it is bound until the machine closes it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 
 use everport_handoff::address::ListenAddress;
 use everport_handoff::id::ListenerId;
 use everport_handoff::name::SocketName;
 use everport_handoff::socket::{self, BindError, Bound, InheritedSockets, Kind};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
 
 use super::connections::Connection;
 use crate::config::Policy;
@@ -126,21 +122,19 @@ impl Listeners {
             return Accept::Exhausted(io::Error::other("the last descriptors are kept for workers and control"));
         }
         loop {
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match rustix::net::acceptfrom_with(listener.as_fd(), flags) {
+            let error = match socket::accept(&*listener) {
                 Ok((socket, peer)) => {
                     listener.accepted += 1;
-                    let peer = peer.map_or(SocketName::Unnamed, name);
                     self.is_short = number(&socket) >= self.ceiling;
                     let connection = Connection { socket, peer, listener: id };
                     return if self.is_short { Accept::Last(connection) } else { Accept::Connection(connection) };
                 }
-                Err(Errno::AGAIN) => return Accept::Empty,
-                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    return Accept::Exhausted(error.into());
-                }
+                Err(error) => error,
+            };
+            match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) => return Accept::Empty,
                 // A client that left before it was accepted, or an error of its network: accept(2) says to go on.
-                Err(
+                Some(
                     Errno::INTR
                     | Errno::CONNABORTED
                     | Errno::PROTO
@@ -153,23 +147,10 @@ impl Listeners {
                     | Errno::NETUNREACH
                     | Errno::PERM,
                 ) => {}
-                Err(error) => return Accept::Exhausted(error.into()),
+                // For want of descriptors or memory; or for a reason unknown, and then a pause is right too.
+                _ => return Accept::Exhausted(error),
             }
         }
-    }
-}
-
-/// The client's address as accept gave it.
-fn name(peer: SocketAddrAny) -> SocketName {
-    if let Ok(inet) = SocketAddr::try_from(peer.clone()) {
-        return inet.into();
-    }
-    let unix = SocketAddrUnix::try_from(peer).ok();
-    let path = unix.as_ref().and_then(|unix| unix.path()).filter(|path| !path.is_empty());
-    match (path, unix.as_ref().and_then(SocketAddrUnix::abstract_name)) {
-        (Some(path), _) => SocketName::Path(OsStr::from_bytes(path.to_bytes()).into()),
-        (None, Some(name)) => SocketName::Abstract(name.to_owned()),
-        (None, None) => SocketName::Unnamed,
     }
 }
 
