@@ -56,7 +56,7 @@ fn clients_that_gave_up_while_they_waited_are_no_trouble() {
 
 /// A master that may open few descriptors, and workers that may open many.
 fn short_of_descriptors() -> Master {
-    let master = Setup::lines_on(&["127.0.0.1:0?backlog=1024"]).shell("ulimit -S -n 48").start();
+    let master = Setup::lines_on(&["127.0.0.1:0?backlog=1024"]).shell("ulimit -S -n 96").start();
     for worker in master.status().active() {
         process::allow_descriptors(worker.pid.expect("it lives"), 1024);
     }

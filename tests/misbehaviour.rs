@@ -1,5 +1,6 @@
 //! Workers that break the rules: the master goes on, and so do the others.
 
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -16,16 +17,21 @@ fn beside(plan: &str) -> Master {
     master
 }
 
-/// The other worker answers everybody all the while, and slot 1 is healthy again in the end.
+/// The other worker answers everybody but those who were offered to this one and may have been taken by it: they are ended,
+/// and do not hang. Slot 1 is healthy again in the end.
 fn is_survived(plan: &str) {
     let master = beside(plan);
-    let address = master.address();
-    for _ in 0..30 {
-        let mut line = Line::connect(address);
-        line.tell("who");
-        line.hear().unwrap_or_else(|error| panic!("{plan}: {error}"));
-    }
+    let mut lines: Vec<Line> = (0..30).map(|_| Line::connect(master.address())).collect();
+    // A connection that was ended already may not take the question.
+    lines.iter_mut().for_each(|line| drop(line.try_tell("who")));
+    let heard: Vec<io::Result<String>> = lines.iter_mut().map(Line::hear).collect();
+    let hangs = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    assert!(!heard.iter().any(|heard| heard.as_ref().is_err_and(hangs)), "{plan}: {heard:?}");
+    let answered = heard.iter().filter(|heard| heard.is_ok()).count();
+    assert!(answered >= 15, "{plan}: {heard:?}");
+    drop(lines);
     recovers(&master, plan);
+    master.check();
 }
 
 fn recovers(master: &Master, plan: &str) {
@@ -101,24 +107,6 @@ fn nonsense_on_the_board() {
     is_survived("scribble");
     is_survived("zeros");
     is_survived("taken-everywhere");
-}
-
-/// What was offered to the one that scribbled may have been taken by it, so it is ended; everything else is answered.
-#[test]
-fn nonsense_on_the_board_hurts_only_what_was_offered_on_it() {
-    let master = beside("scribble");
-    let address = master.address();
-    let mut lines: Vec<Line> = (0..40).map(|_| Line::connect(address)).collect();
-    // A connection that was ended already may not take the question.
-    lines.iter_mut().for_each(|line| drop(line.try_tell("who")));
-    let heard: Vec<std::io::Result<String>> = lines.iter_mut().map(Line::hear).collect();
-    let answered = heard.iter().filter(|heard| heard.is_ok()).count();
-    assert!(answered >= 20, "{heard:?}");
-    let hangs = |error: &std::io::Error| matches!(error.kind(), std::io::ErrorKind::WouldBlock);
-    assert!(!heard.iter().any(|heard| heard.as_ref().is_err_and(hangs)), "{heard:?}");
-    drop(lines);
-    recovers(&master, "scribble");
-    master.check();
 }
 
 #[test]
