@@ -10,6 +10,9 @@ mod connections;
 mod effects;
 mod link;
 mod listeners;
+mod measure;
+mod operator;
+mod pin;
 mod poller;
 mod process;
 mod records;
@@ -18,6 +21,7 @@ mod sources;
 mod status;
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 use everport_handoff::board;
@@ -32,11 +36,11 @@ use self::poller::{Poller, Source};
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
-use crate::config::Config;
+use crate::config::{Config, MAX_WORKERS};
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::error::{Error, Result};
-use crate::machine::{Action, Event, Failure, Machine, Settings};
+use crate::machine::{Action, Care, Event, Failure, Limits, Machine, Settings};
 use crate::pid_file::PidFile;
 
 /// How many untaken or revoked offers a worker may have (`credit`).
@@ -57,6 +61,23 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let ended = shell.run();
     info!("master stopped");
     ended
+}
+
+/// How the workers are looked after, as the settings say.
+fn care(config: &Config) -> Care {
+    Care {
+        seed: RandomState::new().hash_one(std::process::id()),
+        most_workers: MAX_WORKERS,
+        restart_limit: config.restart_limit,
+        restart_period: config.restart_period,
+        hang_timeout: config.hang_timeout,
+        recycle: Limits {
+            memory: config.recycle_memory,
+            age: config.recycle_age,
+            connections: config.recycle_connections,
+        },
+        recycle_at_once: config.recycle_at_once,
+    }
 }
 
 /// Everything that the master owns.
@@ -98,6 +119,7 @@ impl Shell {
             credit: CREDIT,
             words: board::OFFER_WORDS,
             queue: QUEUE,
+            care: care(&config),
         };
         let mut shell = Self {
             machine: Machine::new(settings),

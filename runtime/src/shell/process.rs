@@ -2,6 +2,8 @@
 //!
 //! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -13,17 +15,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use everport_handoff::bootstrap::{Identity, Inherited};
+use everport_handoff::id::Generation;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
+use super::pin::{self, Pin};
 use crate::config::{MASTER_ENVIRONMENT, Program};
 use crate::machine::Exit;
 
-/// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
+/// Starts workers from the program as it was given, so that a switched symlink leads to the new release; but every worker
+/// of one generation from the same file, and in the same directory.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
     directory: PathBuf,
+    /// What the generations that have not gone were started from.
+    pins: BTreeMap<Generation, Pins>,
+}
+
+/// What all workers of a generation have in common.
+#[derive(Debug)]
+struct Pins {
+    program: Pin,
+    directory: Pin,
 }
 
 impl Launcher {
@@ -34,7 +48,7 @@ impl Launcher {
             Program::Embedded => (itself_as_given(&directory)?, env::args_os().skip(1).collect()),
             Program::Command { program, arguments } => (program.clone(), arguments.clone()),
         };
-        Ok(Self { program, arguments, directory })
+        Ok(Self { program, arguments, directory, pins: BTreeMap::new() })
     }
 
     /// The program as it was given.
@@ -47,9 +61,16 @@ impl Launcher {
     /// # Errors
     ///
     /// What fork or exec answered, exec's too.
-    pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
+    pub(crate) fn spawn(&mut self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
+        let pins = self.pins(identity.generation)?;
+        let (program, directory) = (pins.program.path(), pins.directory.path());
+        let mut command = Command::new(program);
+        command
+            .arg0(&self.program)
+            .args(&self.arguments)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .process_group(0);
         for variable in MASTER_ENVIRONMENT {
             command.env_remove(variable);
         }
@@ -59,6 +80,22 @@ impl Launcher {
         let pid = Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         Ok(Process { pid, pidfd })
+    }
+
+    /// Forgets what all generations but these were started from.
+    pub(crate) fn keep_pins(&mut self, generations: &BTreeSet<Generation>) {
+        self.pins.retain(|generation, _| generations.contains(generation));
+    }
+
+    fn pins(&mut self, generation: Generation) -> io::Result<&Pins> {
+        match self.pins.entry(generation) {
+            Entry::Occupied(pinned) => Ok(pinned.into_mut()),
+            Entry::Vacant(free) => {
+                let program = Pin::program(pin::find(&self.program, &self.directory)?)?;
+                let directory = Pin::directory(self.directory.clone())?;
+                Ok(free.insert(Pins { program, directory }))
+            }
+        }
     }
 }
 
@@ -79,6 +116,12 @@ impl Process {
         // Each fails only when there is nobody left to kill.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Lets the process abort, so that it leaves a core where cores are kept.
+    pub(crate) fn abort(&self) {
+        // It fails only when there is nobody left to abort.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::ABORT);
     }
 
     /// Waits for the end of a process that was killed.
