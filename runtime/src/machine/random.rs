@@ -31,9 +31,9 @@ impl Random {
         half + (half / 1000).saturating_mul(thousandths)
     }
 
-    /// A number within so many per cent of `value`.
+    /// A number within so many per cent of `value`, at most a hundred.
     pub(super) fn within(&mut self, percent: u64, value: u64) -> u64 {
-        let spread = (value / 100).saturating_mul(percent);
+        let spread = (value / 100).saturating_mul(percent) + value % 100 * percent / 100;
         let lowest = value - spread;
         lowest.saturating_add(self.below(spread.saturating_mul(2).saturating_add(1)))
     }

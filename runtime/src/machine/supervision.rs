@@ -194,9 +194,10 @@ impl Supervision {
 
     /// Whether the slot is filled by a worker that has been activated, or would be if there was no pause.
     pub(super) fn is_served(&self, generation: Generation, slot: Slot) -> bool {
-        self.slots.occupant(generation, slot).and_then(|worker| self.get(worker)).is_some_and(|worker| {
-            matches!(worker.state, WorkerState::Active { .. } | WorkerState::Paused { .. })
-        })
+        self.slots
+            .occupant(generation, slot)
+            .and_then(|worker| self.get(worker))
+            .is_some_and(|worker| matches!(worker.state, WorkerState::Active { .. } | WorkerState::Paused { .. }))
     }
 
     /// Starts a worker in every slot that has waited long enough, and names them.

@@ -38,12 +38,12 @@ impl Shell {
     }
 
     /// Kills one worker, if there is such a one.
-    pub(super) fn kill_worker(&mut self, asked_by: &str, worker: WorkerId) -> Killing {
-        let Some(link) = self.links.get(&worker) else { return Killing::Unknown { worker } };
+    pub(super) fn kill_worker(&mut self, asked_by: &str, worker: WorkerId) -> Option<Killing> {
+        let link = self.links.get(&worker).filter(|link| link.process.is_some())?;
         let (slot, generation) = (link.identity.slot, link.identity.generation);
         info!(asked_by, %worker, %slot, %generation, "kill asked");
         self.note(Event::KillAsked { worker });
         self.pump();
-        Killing::Killed { worker, slot, generation }
+        Some(Killing { worker, slot, generation })
     }
 }

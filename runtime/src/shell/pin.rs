@@ -88,9 +88,9 @@ pub(super) fn find(program: &OsStr, directory: &Path) -> io::Result<PathBuf> {
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let mut files = env::split_paths(&path).map(|folder| directory.join(folder).join(program));
-    files.find(|file| is_executable(file)).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, "no such program in any folder of PATH")
-    })
+    files
+        .find(|file| is_executable(file))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such program in any folder of PATH"))
 }
 
 /// Where programs are looked for without a `PATH`, as the C library does.

@@ -19,7 +19,7 @@ use everport_handoff::id::Generation;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::pin::{self, Pin};
-use crate::config::{MASTER_ENVIRONMENT, Program};
+use crate::config::{Program, master_environment};
 use crate::machine::Exit;
 
 /// Starts workers from the program as it was given, so that a switched symlink leads to the new release; but every worker
@@ -65,13 +65,8 @@ impl Launcher {
         let pins = self.pins(identity.generation)?;
         let (program, directory) = (pins.program.path(), pins.directory.path());
         let mut command = Command::new(program);
-        command
-            .arg0(&self.program)
-            .args(&self.arguments)
-            .current_dir(directory)
-            .stdin(Stdio::null())
-            .process_group(0);
-        for variable in MASTER_ENVIRONMENT {
+        command.arg0(&self.program).args(&self.arguments).current_dir(directory).stdin(Stdio::null()).process_group(0);
+        for variable in master_environment() {
             command.env_remove(variable);
         }
         inherited.pass_to(&mut command, identity)?;

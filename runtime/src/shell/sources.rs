@@ -7,6 +7,7 @@ use everport_handoff::address::ListenAddress;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::Shell;
@@ -16,7 +17,7 @@ use super::poller::{Ready, Source};
 use super::signals::Order as SignalOrder;
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
-use crate::control::request::Request;
+use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
 use crate::machine::{ConnectionId, Event, Exit, RequestId, Settled};
 
@@ -289,8 +290,9 @@ impl Shell {
         self.hear(worker, MAX_LAST_MESSAGES);
         self.stop_listening(worker);
         self.read_board(worker);
-        if let Some(link) = self.links.get(&worker) {
-            self.records.exited(link, pid, exit);
+        let view = self.machine.workers().find(|view| view.worker == worker);
+        if let (Some(link), Some(view)) = (self.links.get(&worker), view) {
+            self.records.exited(link, view, pid, exit);
         }
         self.note(Event::WorkerExited { worker, exit });
     }
@@ -305,6 +307,8 @@ impl Shell {
                     self.note(Event::ReloadAsked { ticket });
                 }
                 SignalOrder::Stop { signal, at_once } => self.stop(signal, at_once || self.machine.is_stopping()),
+                SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
+                SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
@@ -339,9 +343,28 @@ impl Shell {
                 Request::Stop { client, at_once, answer } => {
                     let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
                     let _ = answer.send(Stopping { at_once, drain_timeout_ms });
-                    self.stop(&format!("control client {}", client.pid), at_once);
+                    self.stop(&asked_by(client), at_once);
+                }
+                Request::Scale { client, to, answer } => reply(answer, self.scale(&asked_by(client), to)),
+                Request::Pause { client, paused, answer } => {
+                    reply(answer, self.set_paused(&asked_by(client), paused));
+                }
+                Request::Kill { client, worker, answer } => {
+                    reply(answer, Some(self.kill_worker(&asked_by(client), worker)));
                 }
             }
         }
     }
+}
+
+/// Answers a client; without an answer it learns that the master is stopping.
+fn reply<T>(to: oneshot::Sender<T>, answer: Option<T>) {
+    if let Some(answer) = answer {
+        // A client that has gone needs no answer.
+        let _ = to.send(answer);
+    }
+}
+
+fn asked_by(client: Client) -> String {
+    format!("control client {}", client.pid)
 }
