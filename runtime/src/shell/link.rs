@@ -33,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) welcomed: bool,
     /// Whether the channel is in the loop's epoll.
     pub(crate) listening: bool,
+    /// It broke the protocol, and that has been told.
+    pub(crate) broken: bool,
     /// How many connections it had when it was told to drain.
     pub(crate) active_at_drain: Option<u64>,
     board: MasterBoard,
@@ -117,6 +119,7 @@ impl Link {
             process: Some(process),
             welcomed: false,
             listening: false,
+            broken: false,
             active_at_drain: None,
             board,
             heartbeat: 0,
@@ -267,7 +270,9 @@ impl Link {
 
     /// What the worker says of itself.
     pub(crate) fn figures(&self) -> Figures {
-        self.board.figures()
+        let figures = self.board.figures();
+        // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
+        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
     }
 
     /// Asks the worker to ring at every change, or no longer.

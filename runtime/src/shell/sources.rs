@@ -128,8 +128,12 @@ impl Shell {
         }
     }
 
-    /// Notes that a worker broke the protocol.
+    /// Notes that a worker broke the protocol; the first time counts.
     pub(super) fn broke(&mut self, worker: WorkerId, reason: String) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        if std::mem::replace(&mut link.broken, true) {
+            return;
+        }
         warn!(%worker, reason, "worker broke the protocol");
         self.note(Event::WorkerBroke { worker, reason });
     }
