@@ -64,7 +64,7 @@ fn with_no_worker_alive_clients_wait_for_the_next_one() {
     }
 }
 
-/// Under load: plain `axum::serve`, clients that never retry.
+/// parallel/test-cluster-send-socket-to-worker-http-server.js, at length: plain `axum::serve`, clients that never retry.
 fn ten_reloads_under_load(policy: &str) {
     let full = std::env::var_os("EVERPORT_SOAK").is_some();
     let between = Duration::from_millis(if full { 1900 } else { 600 });
