@@ -52,8 +52,7 @@ pub(crate) fn init(role: Role, lookup: impl Fn(&str) -> Option<OsString>) -> Res
         Role::Worker => (BoxMakeWriter::new(io::stderr), None),
     };
     // A line that cannot be written is lost: to complain on standard error would fail as well, and panic.
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     // The only failure is that there is a subscriber already: the program's own choice.
     let _: Result<(), _> = match format {
         Format::Text => subscriber.with_ansi(colours).try_init(),
