@@ -32,8 +32,12 @@ impl Link {
     }
 
     /// The master has gone, or makes no sense any more: gives up the shared sockets at once, so that a new master can
-    /// bind, takes what is still in the channel, and begins to end.
+    /// bind, takes what is still in the channel, and begins to end. The driver and the watcher may both come here: the
+    /// first does it all.
     pub(super) fn lose_master(self: &Arc<Self>) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
         // What is in the channel counts, lest the drain be announced before it is read.
         self.queued.fetch_add(1, Ordering::Relaxed);
         self.begin_end(Cause::MasterLost);

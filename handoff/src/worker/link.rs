@@ -59,6 +59,8 @@ pub(crate) struct Link {
     pub(super) desk: Mutex<Desk>,
     /// Held by the one who reads the channel.
     pub(super) receiving: Mutex<()>,
+    /// Whether the channel is of no use any more, and was, or is being, read to its end. The state says so a moment later.
+    pub(super) ended: AtomicBool,
     indices: Arc<Indices>,
     /// Whether a driver runs.
     pub(super) driving: AtomicBool,
@@ -118,6 +120,7 @@ impl Link {
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
+            ended: AtomicBool::new(false),
             indices: Arc::default(),
             driving: AtomicBool::new(false),
             kick: Notify::new(),
