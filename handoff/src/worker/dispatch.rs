@@ -1,7 +1,7 @@
 //! What the master says, and how it is obeyed. Called by the driver, and by the watcher once the master is lost.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -42,10 +42,10 @@ impl Link {
         self.queued.fetch_add(1, Ordering::Relaxed);
         self.begin_end(Cause::MasterLost);
         for inbox in self.inboxes() {
-            inbox.copy.blank();
+            inbox.copy.blank(self.silent.as_fd());
         }
         for asked in self.desk().pending.values() {
-            asked.inbox.copy.blank();
+            asked.inbox.copy.blank(self.silent.as_fd());
         }
         self.read_channel();
         // If the master lives, it shall see that this worker has given it up. It fails if the master has gone.
@@ -147,7 +147,7 @@ impl Link {
         }));
         let state = *self.state();
         match state.step() {
-            Some(_) if state.is_lost() => inbox.copy.blank(),
+            Some(_) if state.is_lost() => inbox.copy.blank(self.silent.as_fd()),
             Some(_) => inbox.copy.drain(),
             None => {}
         }
