@@ -66,7 +66,7 @@ pub fn prepare() -> io::Result<MasterEnds> {
 impl Inherited {
     /// Makes `command` start a worker that can [`adopt`] these ends. Called in the master; keep `self` until the spawn.
     ///
-    /// The child starts with the default action for every signal.
+    /// The child starts with the default action for every signal but the real-time ones, and none blocked.
     pub fn pass_to(&self, command: &mut Command, identity: Identity) -> io::Result<()> {
         command
             .env(CHANNEL, describe(&self.channel)?)

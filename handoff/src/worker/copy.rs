@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::blank::blank;
@@ -42,8 +42,9 @@ pub(crate) trait Shared: Send + Sync {
     fn arrive(&self, socket: OwnedFd);
     /// Does what is right when the worker drains.
     fn drain(&self);
-    /// Closes the file at once, even while it is in use on a thread that is blocked: the port is free afterwards.
-    fn blank(&self);
+    /// Closes the file at once, even while it is in use on a thread that is blocked: the port is free afterwards. The
+    /// silent file takes its place.
+    fn blank(&self, silent: BorrowedFd<'_>);
 }
 
 impl<S> Copy<S> {
@@ -91,11 +92,11 @@ impl<S: AsFd + Send + Sync> Shared for Copy<S> {
         }
     }
 
-    fn blank(&self) {
+    fn blank(&self, silent: BorrowedFd<'_>) {
         let mut holding = self.lock();
         match &*holding {
             Holding::Registered(socket) => {
-                if let Err(error) = blank(socket.as_fd()) {
+                if let Err(error) = blank(socket.as_fd(), silent) {
                     tracing::debug!(%error, "close a shared socket at once");
                 }
             }

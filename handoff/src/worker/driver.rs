@@ -15,13 +15,17 @@ use super::link::Link;
 use crate::sys::readiness;
 
 impl Link {
-    /// Starts the driver on the current runtime, unless one runs.
+    /// Starts the driver on the current runtime, unless one runs or the channel has ended: another would find its end
+    /// again, and wake whoever starts the next.
     ///
     /// # Errors
     ///
     /// There is no tokio runtime here, or the system refuses to watch the channel.
     pub(crate) fn drive(self: &Arc<Self>) -> io::Result<()> {
-        if self.driving.load(Ordering::Acquire) || self.driving.swap(true, Ordering::AcqRel) {
+        if self.driving.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.driving.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         // From here on it is dropped on every way out, also with a task that never ran.

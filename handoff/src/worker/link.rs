@@ -22,6 +22,7 @@ use crate::board::{self, WorkerBoard};
 use crate::channel::Channel;
 use crate::id::ListenerId;
 use crate::message::{NEWEST, OLDEST, ToMaster};
+use crate::sys::blank;
 
 /// How many messages may wait for room in the channel before `bind` fails. The master reads its channels at once; what
 /// waits comes from an application that binds faster than that.
@@ -59,6 +60,8 @@ pub(crate) struct Link {
     pub(super) desk: Mutex<Desk>,
     /// Held by the one who reads the channel.
     pub(super) receiving: Mutex<()>,
+    /// Whether the channel is of no use any more, and was, or is being, read to its end. The state says so a moment later.
+    pub(super) ended: AtomicBool,
     indices: Arc<Indices>,
     /// Whether a driver runs.
     pub(super) driving: AtomicBool,
@@ -66,6 +69,8 @@ pub(crate) struct Link {
     pub(super) kick: Notify,
     /// Wakes the watcher, an eventfd.
     pub(super) alarm: OwnedFd,
+    /// Takes the place of shared sockets when the master is lost.
+    pub(super) silent: OwnedFd,
     /// Whether the application has called `draining()`.
     drain_watched: AtomicBool,
     /// Whether the application has polled `accept`.
@@ -118,10 +123,12 @@ impl Link {
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
+            ended: AtomicBool::new(false),
             indices: Arc::default(),
             driving: AtomicBool::new(false),
             kick: Notify::new(),
             alarm: board::bell()?,
+            silent: blank::silent()?,
             drain_watched: AtomicBool::new(false),
             accepting: AtomicBool::new(false),
         };
@@ -154,21 +161,27 @@ impl Link {
     /// Dropping the receiver gives the listener back.
     pub(crate) fn ask(&self, address: &ListenAddress, inbox: Inbox) -> io::Result<oneshot::Receiver<io::Result<Port>>> {
         // The name by which the master tells listeners apart, but for the index: options do not count.
-        let index = self.indices.lowest(address.key(0));
-        let address = address.to_string();
-        let number = index.number();
+        let key = address.key(0);
+        let inbox = Arc::new(inbox);
         let (answer, answered) = oneshot::channel();
         let mut desk = self.desk();
+        // The answer to a `bind` that was cancelled is under way, with its listener: asking again would come too early.
+        let cancelled =
+            desk.pending.values_mut().filter(|asked| asked.answer.is_closed() && asked.index.address() == key);
+        if let Some(asked) = cancelled.min_by_key(|asked| asked.index.number()) {
+            (asked.answer, asked.inbox) = (answer, inbox);
+            return Ok(answered);
+        }
         if desk.outbox.len() >= MAX_WAITING {
             let full = "too many questions to the master wait for room in the channel";
             return Err(io::Error::new(io::ErrorKind::WouldBlock, full));
         }
         desk.last_request = desk.last_request.wrapping_add(1);
         let request = desk.last_request;
-        let inbox = Arc::new(inbox);
+        let index = self.indices.lowest(key);
+        let listen = ToMaster::Listen { request, address: address.to_string(), index: index.number() };
         desk.pending.insert(request, Asked { answer, inbox, index });
-        let index = number;
-        self.send(&mut desk, ToMaster::Listen { request, address, index });
+        self.send(&mut desk, listen);
         Ok(answered)
     }
 
@@ -352,7 +365,7 @@ impl Link {
         }
     }
 
-    /// Sends what waits. `false` when the channel is full.
+    /// Sends what waits. `false` when something is left: the channel is full, or the system has no room for a while.
     pub(super) fn flush(&self) -> bool {
         self.flush_from(&mut self.desk())
     }
@@ -362,11 +375,15 @@ impl Link {
         while let Some(message) = desk.outbox.front() {
             match self.channel.send(message, NONE) {
                 Ok(()) => drop(desk.outbox.pop_front()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // The next beat tries again, if the channel's own readiness does not.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::QuotaExceeded) => {
+                    return false;
+                }
+                // The master has gone: whoever reads the channel, or watches it, learns that as well.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => desk.outbox.clear(),
                 Err(error) => {
-                    // The master has gone: whoever reads the channel, or watches it, learns that as well.
-                    tracing::debug!(%error, "send to the master");
-                    desk.outbox.clear();
+                    tracing::warn!(%error, ?message, "message to the master dropped");
+                    desk.outbox.pop_front();
                 }
             }
         }

@@ -37,6 +37,26 @@ async fn a_bind_cancelled_between_answer_and_poll_gives_the_listener_back() {
 }
 
 #[tokio::test]
+async fn a_bind_right_after_a_cancelled_one_gets_its_answer() {
+    let (mut master, link) = Master::welcomed().await;
+    let address = address("127.0.0.1:80");
+    assert!(pends(TcpListener::bind_by(&link, &address)));
+    let mut again = Box::pin(TcpListener::bind_by(&link, &address));
+    assert!(still_pends(&mut again));
+    assert_eq!(master.answer(1, None).await, ("127.0.0.1:80".to_owned(), 0));
+    let listener = again.await.unwrap();
+    master.sync().await;
+    assert_eq!(master.heard(), None, "one question, and the listener is in use");
+    // It is whole: offers come in, and another `bind` is another question.
+    master.say(&ToWorker::Activate, &[]);
+    master.offer(1, &Connection::new());
+    listener.accept().await.unwrap();
+    assert_eq!(master.hear().await, ToMaster::Ready);
+    assert!(pends(TcpListener::bind_by(&link, &address)));
+    assert_eq!(master.answer(2, None).await.1, 1);
+}
+
+#[tokio::test]
 async fn the_lowest_free_index_of_port_zero_is_asked_for() {
     let (master, link) = Master::welcomed().await;
     let ask = async |listener| {

@@ -100,6 +100,23 @@ async fn a_master_that_makes_no_sense_is_a_lost_one_and_learns_it() {
 }
 
 #[tokio::test]
+async fn a_waiting_accept_does_not_look_for_a_lost_master_again_and_again() {
+    let (master, link, listener) = Master::active().await;
+    let accepting = tokio::spawn(async move { drop(listener.accept().await) });
+    let Master { channel, board, readable, .. } = master;
+    drop((channel, readable));
+    worker(&link).finished().await;
+    // Every driver beats when it starts.
+    let heartbeat = board.figures().heartbeat;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(board.figures().heartbeat, heartbeat);
+    assert!(!accepting.is_finished());
+    accepting.abort();
+}
+
+#[tokio::test]
 async fn a_bind_that_was_never_answered_pends_until_the_process_ends() {
     let (master, link) = Master::welcomed().await;
     let address = address("127.0.0.1:1");
