@@ -344,7 +344,7 @@ mod tests {
         let ends = bootstrap::prepare().unwrap();
         let process = Launcher::new(&program).unwrap().spawn(identity, &ends.inherited).unwrap();
         let bell = || everport_handoff::board::bell().unwrap();
-        let mut link = Link::new(identity, ends.channel, ends.board, bell(), process);
+        let mut link = Link::new(identity, ends, [bell(), bell()], process);
         let mut connections = Connections::default();
         let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
         let ids = peers.map(|peer| connections.keep(Connection { socket: bell(), peer, listener: ListenerId(1) }));
