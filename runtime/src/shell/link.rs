@@ -339,7 +339,8 @@ mod tests {
 
     #[test]
     fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
-        let program = Program::Command { program: "true".into(), arguments: Vec::new() };
+        // It keeps its end of the channel open, and reads nothing.
+        let program = Program::Command { program: "sleep".into(), arguments: vec!["60".into()] };
         let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
         let ends = bootstrap::prepare().unwrap();
         let process = Launcher::new(&program).unwrap().spawn(identity, &ends.inherited).unwrap();
@@ -354,6 +355,8 @@ mod tests {
         let sent = link.send_offers(&connections);
         assert_eq!((sent.failed, sent.unsayable), (Vec::new(), vec![ids[1]]));
         assert_eq!(sent.room.unwrap(), Room::Enough);
-        link.process.take().unwrap().wait().unwrap();
+        let process = link.process.take().unwrap();
+        process.kill();
+        process.wait().unwrap();
     }
 }
