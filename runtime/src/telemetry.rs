@@ -13,7 +13,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::config::{ConfigError, Problem, Setting};
+use crate::config::{ConfigError, Problem, quoted};
 
 /// How many lines may wait for the thread that writes them: minutes of a busy master, a few megabytes.
 const MAX_LINES: usize = 16 * 1024;
@@ -74,13 +74,13 @@ fn format(given: Option<OsString>) -> Result<Format, ConfigError> {
     match text.to_str() {
         Some("" | "text") => Ok(Format::Text),
         Some("json") => Ok(Format::Json),
-        _ => Err(ConfigError::in_environment(Setting::LogFormat, &text, Problem::LogFormat)),
+        _ => Err(ConfigError::named("EVERPORT_LOG_FORMAT", quoted(&text), Problem::LogFormat)),
     }
 }
 
 fn filter(given: Option<OsString>) -> Result<EnvFilter, ConfigError> {
     let text = given.unwrap_or_default();
-    let wrong = |problem| ConfigError::in_environment(Setting::LogFilter, &text, problem);
+    let wrong = |problem| ConfigError::named("RUST_LOG", quoted(&text), problem);
     let directives = text.to_str().ok_or_else(|| wrong(Problem::NotUtf8))?;
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())

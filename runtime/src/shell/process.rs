@@ -16,7 +16,7 @@ use everport_handoff::bootstrap::{Identity, Inherited};
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::config::{MASTER_ENVIRONMENT, Program};
+use crate::config::{Program, master_environment};
 use crate::error::{Error, Result};
 use crate::machine::Exit;
 
@@ -63,7 +63,7 @@ impl Launcher {
     pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
-        for variable in MASTER_ENVIRONMENT {
+        for variable in master_environment() {
             command.env_remove(variable);
         }
         inherited.pass_to(&mut command, identity)?;
