@@ -78,7 +78,7 @@ impl Link {
     fn obey(self: &Arc<Self>, received: Received<ToWorker>) -> Result<(), Broken> {
         let fds = received.fds;
         match received.message {
-            ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout, .. } => {
+            ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout } => {
                 if !(OLDEST..=NEWEST).contains(&version) {
                     return Err(Broken::Version(version));
                 }
@@ -94,7 +94,7 @@ impl Link {
                 self.turn_to(State::Paused);
                 self.give_back_all();
             }
-            ToWorker::Drain { .. } => self.drain(),
+            ToWorker::Drain => self.drain(),
             ToWorker::Beat => {
                 self.board().beat();
                 self.release_revoked();

@@ -313,8 +313,13 @@ impl Link {
     /// The counters are relaxed: whoever brings one to zero looks at the state after that, and whoever changes the state
     /// looks at the counters after that. The state's lock puts one of them before the other.
     pub(super) fn settle(&self) {
-        if self.state().step().is_none() {
-            return;
+        match *self.state() {
+            State::Ending { step: Step::Finished, .. } => {
+                // The state goes no further, but a guard that was taken since has ended: the process may, too.
+                return self.raise_alarm();
+            }
+            State::Ending { .. } => {}
+            _ => return,
         }
         self.step_on(|state| {
             let left = self.left();
@@ -346,7 +351,7 @@ impl Link {
         self.raise_alarm();
     }
 
-    fn left(&self) -> Left {
+    pub(super) fn left(&self) -> Left {
         let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
         let board = &self.board;
         Left {
