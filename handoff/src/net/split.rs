@@ -108,8 +108,11 @@ impl<K: Kind, H: AsRef<K::Stream>> Half<K, H> {
 impl<K: Kind, H: AsRef<K::Stream>> Drop for Half<K, H> {
     fn drop(&mut self) {
         let last = self.whole.take().and_then(Arc::into_inner);
-        if let (Some(io), Some(Whole { tie: Some(tie), .. })) = (&self.io, last) {
-            end(io.as_ref(), &tie);
+        // The socket goes before its place in the count: the process may end when nothing is counted any more.
+        if let Some(io) = self.io.take()
+            && let Some(Whole { tie: Some(tie), .. }) = &last
+        {
+            end(io.as_ref(), tie);
         }
     }
 }

@@ -58,6 +58,21 @@ async fn what_a_lost_master_had_offered_is_taken_and_finished() {
 }
 
 #[tokio::test]
+async fn an_offer_of_a_lost_master_that_was_revoked_holds_no_drain_back() {
+    let (mut master, link, listener) = Master::active().await;
+    let connection = Connection::new();
+    let id = master.offer(1, &connection);
+    master.board.revoke(id);
+    let Master { channel, board, readable, .. } = master;
+    drop((channel, readable));
+    let mut announced = Box::pin(worker(&link).draining());
+    assert!(still_pends(&mut announced));
+    assert!(pends(listener.accept()));
+    announced.await;
+    assert_eq!(board.read(id), Reading::Released);
+}
+
+#[tokio::test]
 async fn a_lost_master_ends_the_process_when_all_is_done_although_draining_was_asked_for() {
     let (master, link, _listener) = Master::active().await;
     let (exited, _signal) = watched(&link);
