@@ -4,6 +4,14 @@
 //! In a worker, `bind` asks the master and `accept` takes what the master offers, or accepts from the socket that the
 //! master shares. In a process without a master everything is as in tokio.
 //!
+//! Bind all, then accept: where readiness is automatic, the worker is ready at the first poll of `accept`, or of a receive on
+//! a UDP socket, that finds no `bind` waiting for its answer. A program that accepts earlier says itself when it is ready,
+//! by [`Worker::ready`](crate::worker::Worker::ready) and manual readiness.
+//!
+//! The first `bind` starts a task on its runtime that hears the master. That runtime must go on turning: one that is never
+//! polled again makes the worker deaf, and the master takes it for hung. When it is dropped, the next runtime that binds or
+//! accepts takes over.
+//!
 //! While the worker is not active, `accept` and the receiving methods of UDP wait; they do not fail, so that a loop around
 //! them does not tear down the connections beside it.
 //!

@@ -110,6 +110,8 @@ impl Link {
         let mut desk = self.desk();
         desk.terms = Some(terms);
         self.send_ready(&mut desk);
+        drop(desk);
+        self.wake_unready();
     }
 
     /// Answers a `bind`. The listener is known from here on, for its first offers may be the next message.
@@ -138,13 +140,16 @@ impl Link {
             }
             Err(failure) => Err((None, to_io_error(failure))),
         };
-        self.send_ready(&mut desk);
         drop(desk);
+        let refused = answer.is_err();
         // When nobody waits for the answer any more, dropping the port closes the listener again.
         let _ = asker.send(answer.map_err(|(port, error)| {
             drop(port);
             error
         }));
+        if refused {
+            self.wake_unready();
+        }
         let state = *self.state();
         match state.step() {
             Some(_) if state.is_lost() => inbox.copy.blank(self.silent.as_fd()),
