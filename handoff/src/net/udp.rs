@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::BufMut;
 use rustix::net::SocketType;
-use tokio::io::ReadBuf;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::ToSocketAddrs;
 use tokio::task::coop;
 
@@ -167,6 +167,19 @@ impl UdpSocket {
         self.if_open(|io| io.try_recv_from(buf))
     }
 
+    /// As tokio's; `WouldBlock` also while the worker is not active.
+    pub fn try_peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.if_open(|io| io.try_peek_from(buf))
+    }
+
+    /// As tokio's. What would receive is `WouldBlock` also while the worker is not active.
+    pub fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match interest.is_readable() {
+            true => self.if_open(|socket| socket.try_io(interest, io)),
+            false => self.io.try_io(interest, io),
+        }
+    }
+
     async fn receive<T>(&self, mut attempt: impl FnMut(&tokio::net::UdpSocket) -> io::Result<T>) -> io::Result<T> {
         loop {
             // Datagrams that never end never make the task wait: give the others their turn.
@@ -283,6 +296,36 @@ impl UdpSocket {
     /// As tokio's.
     pub fn leave_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
         self.io.leave_multicast_v6(group, interface)
+    }
+
+    /// As tokio's.
+    pub fn multicast_loop_v4(&self) -> io::Result<bool> {
+        self.io.multicast_loop_v4()
+    }
+
+    /// As tokio's.
+    pub fn set_multicast_loop_v4(&self, on: bool) -> io::Result<()> {
+        self.io.set_multicast_loop_v4(on)
+    }
+
+    /// As tokio's.
+    pub fn multicast_loop_v6(&self) -> io::Result<bool> {
+        self.io.multicast_loop_v6()
+    }
+
+    /// As tokio's.
+    pub fn set_multicast_loop_v6(&self, on: bool) -> io::Result<()> {
+        self.io.set_multicast_loop_v6(on)
+    }
+
+    /// As tokio's.
+    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
+        self.io.multicast_ttl_v4()
+    }
+
+    /// As tokio's.
+    pub fn set_multicast_ttl_v4(&self, ttl: u32) -> io::Result<()> {
+        self.io.set_multicast_ttl_v4(ttl)
     }
 
     /// As tokio's.
