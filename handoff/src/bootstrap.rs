@@ -119,7 +119,7 @@ fn take_over(variable: &str, is_kind: impl FnOnce(BorrowedFd<'_>) -> io::Result<
         return Ok(None);
     };
     let (fd, inode) = value.split_once(':').ok_or_else(|| invalid(variable))?;
-    let (Ok(fd), Ok(inode)) = (fd.parse(), inode.parse()) else {
+    let (Ok(fd), Ok(inode)) = (fd.parse(), inode.parse::<u64>()) else {
         return Err(invalid(variable));
     };
     inherit::adopt_if(fd, |fd| Ok(rustix::fs::fstat(fd)?.st_ino == inode && is_kind(fd)?))
