@@ -135,9 +135,6 @@ fn a_worker_that_lost_its_master_says_so_by_its_exit_code() {
     let bell = board::bell().unwrap();
     let welcome = ToWorker::Welcome {
         version: NEWEST,
-        worker: IDENTITY.worker,
-        slot: IDENTITY.slot,
-        generation: IDENTITY.generation,
         manual_ready: false,
         first_byte_grace: Duration::ZERO,
         drain_timeout: Duration::from_secs(10),

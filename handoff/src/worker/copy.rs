@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::sys::blank::blank;
 
 /// The copy of one shared socket, registered with a runtime as an `S`.
-pub(crate) struct Copy<S> {
+pub(crate) struct SharedCopy<S> {
     at_drain: AtDrain,
     holding: Mutex<Holding<S>>,
 }
@@ -47,7 +47,7 @@ pub(crate) trait Shared: Send + Sync {
     fn blank(&self, silent: BorrowedFd<'_>);
 }
 
-impl<S> Copy<S> {
+impl<S> SharedCopy<S> {
     /// A copy that has yet to arrive, if it ever does.
     pub(crate) fn new(at_drain: AtDrain) -> Self {
         Self { at_drain, holding: Mutex::new(Holding::Nothing) }
@@ -77,7 +77,7 @@ impl<S> Copy<S> {
     }
 }
 
-impl<S: AsFd + Send + Sync> Shared for Copy<S> {
+impl<S: AsFd + Send + Sync> Shared for SharedCopy<S> {
     fn arrive(&self, socket: OwnedFd) {
         let mut holding = self.lock();
         if let Holding::Nothing = *holding {
@@ -105,7 +105,7 @@ impl<S: AsFd + Send + Sync> Shared for Copy<S> {
     }
 }
 
-impl<S> fmt::Debug for Copy<S> {
+impl<S> fmt::Debug for SharedCopy<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &*self.lock() {
             Holding::Nothing => "Nothing",

@@ -78,7 +78,7 @@ impl Link {
     fn obey(self: &Arc<Self>, received: Received<ToWorker>) -> Result<(), Broken> {
         let fds = received.fds;
         match received.message {
-            ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout, .. } => {
+            ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout } => {
                 if !(OLDEST..=NEWEST).contains(&version) {
                     return Err(Broken::Version(version));
                 }
@@ -94,7 +94,7 @@ impl Link {
                 self.turn_to(State::Paused);
                 self.give_back_all();
             }
-            ToWorker::Drain { .. } => self.drain(),
+            ToWorker::Drain => self.drain(),
             ToWorker::Beat => {
                 self.board().beat();
                 self.release_revoked();
@@ -110,6 +110,8 @@ impl Link {
         let mut desk = self.desk();
         desk.terms = Some(terms);
         self.send_ready(&mut desk);
+        drop(desk);
+        self.wake_unready();
     }
 
     /// Answers a `bind`. The listener is known from here on, for its first offers may be the next message.
@@ -138,13 +140,16 @@ impl Link {
             }
             Err(failure) => Err((None, to_io_error(failure))),
         };
-        self.send_ready(&mut desk);
         drop(desk);
+        let refused = answer.is_err();
         // When nobody waits for the answer any more, dropping the port closes the listener again.
         let _ = asker.send(answer.map_err(|(port, error)| {
             drop(port);
             error
         }));
+        if refused {
+            self.wake_unready();
+        }
         let state = *self.state();
         match state.step() {
             Some(_) if state.is_lost() => inbox.copy.blank(self.silent.as_fd()),

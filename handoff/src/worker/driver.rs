@@ -39,6 +39,21 @@ impl Link {
         Ok(())
     }
 
+    /// After a `bind`: those who wait in `accept` may make the worker ready now. They are woken by a task, so that they look
+    /// when the one who has bound has gone on, perhaps to the next `bind`.
+    pub(crate) fn bound(self: &Arc<Self>) {
+        if !self.is_unready() {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) => {
+                let link = Arc::clone(self);
+                runtime.spawn(async move { link.wake_unready() });
+            }
+            Err(_) => self.wake_unready(),
+        }
+    }
+
     /// As [`drive`](Self::drive), for a worker that may have no listener at all. Where it fails, the next `bind` or `accept`
     /// tries again and says why.
     pub(super) fn drive_if_possible(self: &Arc<Self>) {

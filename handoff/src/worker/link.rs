@@ -73,8 +73,8 @@ pub(crate) struct Link {
     pub(super) silent: OwnedFd,
     /// Whether the application has called `draining()`.
     drain_watched: AtomicBool,
-    /// Whether the application has polled `accept`.
-    accepting: AtomicBool,
+    /// Whether the polls of `accept` have nothing more to say: the worker is ready, or says so by hand.
+    accept_noted: AtomicBool,
 }
 
 /// What has been asked, said and answered.
@@ -93,12 +93,10 @@ pub(super) struct Desk {
 /// How far the worker is with saying that it is ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Readiness {
-    /// Nothing was polled and nothing said.
+    /// Nothing was said.
     #[default]
     Unsaid,
-    /// The application has polled `accept`.
-    Accepting,
-    /// The application has said that it is ready.
+    /// The worker is ready, and the terms are not known yet.
     Said,
     /// The master knows.
     Sent,
@@ -130,7 +128,7 @@ impl Link {
             alarm: board::bell()?,
             silent: blank::silent()?,
             drain_watched: AtomicBool::new(false),
-            accepting: AtomicBool::new(false),
+            accept_noted: AtomicBool::new(false),
         };
         let (oldest, newest) = (OLDEST, NEWEST);
         link.send(&mut link.desk(), ToMaster::Hello { oldest, newest });
@@ -196,39 +194,55 @@ impl Link {
             self.give_back(inbox.take_all());
             self.settle();
         }
+        self.wake_unready();
     }
 
-    /// Notes that the application wants connections.
+    /// Notes that the application wants connections: it is ready, if no `bind` waits for its answer. After the answer those
+    /// who wait in `accept` are woken, so that they come here again.
     pub(crate) fn accepts(&self) {
-        if !self.accepting.load(Ordering::Relaxed) && !self.accepting.swap(true, Ordering::Relaxed) {
-            self.raise(Readiness::Unsaid, Readiness::Accepting);
+        if self.accept_noted.load(Ordering::Relaxed) {
+            return;
         }
+        let mut desk = self.desk();
+        let Some(terms) = desk.terms else { return };
+        if !terms.manual_ready {
+            if !desk.pending.is_empty() {
+                return;
+            }
+            self.say_ready(&mut desk);
+        }
+        self.accept_noted.store(true, Ordering::Relaxed);
     }
 
     /// Says that the worker is ready, as the application wants it.
     pub(super) fn ready(&self) {
-        self.raise(Readiness::Accepting, Readiness::Said);
+        self.say_ready(&mut self.desk());
     }
 
-    fn raise(&self, most: Readiness, to: Readiness) {
-        let mut desk = self.desk();
-        if (desk.readiness as u8) <= most as u8 {
-            desk.readiness = to;
+    fn say_ready(&self, desk: &mut Desk) {
+        if desk.readiness == Readiness::Unsaid {
+            desk.readiness = Readiness::Said;
         }
-        self.send_ready(&mut desk);
+        self.send_ready(desk);
     }
 
-    /// Sends `Ready` if it is time.
+    /// Sends `Ready` if it was said and the master has said its terms.
     pub(super) fn send_ready(&self, desk: &mut Desk) {
-        let Some(terms) = desk.terms else { return };
-        let ready = match desk.readiness {
-            Readiness::Said => true,
-            Readiness::Accepting => !terms.manual_ready && desk.pending.is_empty(),
-            Readiness::Unsaid | Readiness::Sent => false,
-        };
-        if ready {
+        if desk.readiness == Readiness::Said && desk.terms.is_some() {
             desk.readiness = Readiness::Sent;
             self.send(desk, ToMaster::Ready);
+        }
+    }
+
+    /// Whether those who wait in `accept` may make the worker ready.
+    pub(super) fn is_unready(&self) -> bool {
+        !self.accept_noted.load(Ordering::Relaxed)
+    }
+
+    /// Lets those who wait in `accept` say again that they do, if that may make the worker ready.
+    pub(super) fn wake_unready(&self) {
+        if self.is_unready() {
+            self.wake_all();
         }
     }
 
@@ -312,9 +326,14 @@ impl Link {
     ///
     /// The counters are relaxed: whoever brings one to zero looks at the state after that, and whoever changes the state
     /// looks at the counters after that. The state's lock puts one of them before the other.
-    pub(super) fn settle(&self) {
-        if self.state().step().is_none() {
-            return;
+    pub(crate) fn settle(&self) {
+        match *self.state() {
+            State::Ending { step: Step::Finished, .. } => {
+                // The state goes no further, but a guard that was taken since has ended: the process may, too.
+                return self.raise_alarm();
+            }
+            State::Ending { .. } => {}
+            _ => return,
         }
         self.step_on(|state| {
             let left = self.left();
@@ -346,7 +365,7 @@ impl Link {
         self.raise_alarm();
     }
 
-    fn left(&self) -> Left {
+    pub(super) fn left(&self) -> Left {
         let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
         let board = &self.board;
         Left {

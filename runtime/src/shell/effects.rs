@@ -10,10 +10,10 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::records::Ended;
-use super::{Shell, clock};
 use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
 
 impl Shell {
@@ -23,12 +23,11 @@ impl Shell {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
-            Action::Drain { worker, deadline } => {
+            Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
-                let deadline = deadline.saturating_duration_since(clock::now());
-                self.order(worker, ToWorker::Drain { deadline }.into());
+                self.order(worker, ToWorker::Drain.into());
             }
             Action::Forget { worker } => drop(self.links.remove(&worker)),
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
