@@ -32,6 +32,9 @@
 //! [`address`] and [`name`] are the text and the value of an address, [`socket`] binds, [`id`] names things, [`adapter`] fits
 //! the listeners into frameworks.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("everport runs on Linux (5.10 or newer) only: it is built on pidfd, memfd seals, eventfd and epoll");
+
 pub mod adapter;
 pub mod address;
 pub mod board;
