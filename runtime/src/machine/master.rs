@@ -213,6 +213,7 @@ impl Machine {
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
+            Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
             Event::ScaleAsked { to } => self.scale_asked(to),
             Event::PauseAsked => self.pause_all(now, actions),
             Event::ResumeAsked => self.resume_all(now, actions),

@@ -92,6 +92,8 @@ pub(crate) enum Event {
     ReloadAsked { ticket: Ticket },
     /// When somebody asked for a stop: graceful, or at once.
     StopAsked { at_once: bool },
+    /// When a signal asked for a graceful stop. The second one stops at once.
+    StopSignalled,
     /// When somebody asked for another number of workers.
     ScaleAsked { to: Scale },
     /// When somebody asked that the workers take no connections for now.
@@ -199,7 +201,10 @@ pub(crate) enum Action {
     SlotRecovered { generation: Generation, slot: Slot },
     /// A worker is being replaced, for it reached a limit.
     Recycling { worker: WorkerId, why: Worn },
-
+    /// A stop has begun: graceful, or at once.
+    StopBegan { at_once: bool },
+    /// A generation was activated of which no worker took this configured listener: its clients wait for nobody.
+    WarnUnclaimed { listener: ListenerId },
     /// A reload has begun.
     ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
     /// A reload has ended, for all who wait for it. One that a stop kept from beginning ends without a `ReloadStarted`,

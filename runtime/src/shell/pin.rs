@@ -6,12 +6,10 @@
 //! says so.
 
 use std::cell::Cell;
-use std::env;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -79,25 +77,6 @@ impl Pin {
         let Ok(pinned) = rustix::fs::fstat(&self.file) else { return false };
         fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (pinned.st_dev, pinned.st_ino))
     }
-}
-
-/// The file of a program, as a shell would find it: a name with a slash is a path, another one is looked up in `PATH`.
-pub(super) fn find(program: &OsStr, directory: &Path) -> io::Result<PathBuf> {
-    if program.as_encoded_bytes().contains(&b'/') {
-        return Ok(directory.join(program));
-    }
-    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let mut files = env::split_paths(&path).map(|folder| directory.join(folder).join(program));
-    files
-        .find(|file| is_executable(file))
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such program in any folder of PATH"))
-}
-
-/// Where programs are looked for without a `PATH`, as the C library does.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
-
-fn is_executable(file: &Path) -> bool {
-    fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether the file names an interpreter. One that may be run but not read is none: no interpreter could read it either.
