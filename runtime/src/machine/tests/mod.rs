@@ -8,6 +8,7 @@ mod offers;
 mod reload;
 mod respawn;
 mod simulation;
+mod states;
 mod stealing;
 mod stopping;
 mod world;
