@@ -10,6 +10,7 @@ pub mod message;
 pub mod name;
 pub mod net;
 pub mod offer;
+pub mod privileges;
 pub mod socket;
 mod sys;
 pub mod worker;
