@@ -1,0 +1,119 @@
+//! The contract of sd_listen_fds(3), the side that gives: listeners for a program that knows nothing of Everport. The side
+//! that takes is in `socket`.
+//!
+//! | variable | value |
+//! |---|---|
+//! | `LISTEN_FDS` | how many listeners there are, from descriptor 3 on |
+//! | `LISTEN_FDNAMES` | their names in that order, separated by colons; `unknown` for one that has none |
+//! | `LISTEN_PID` | the pid of the program; only the child knows it, and writes it between fork and exec |
+//!
+//! The listeners are non-blocking. That belongs to the open file, which all workers share: with blocking ones, two that
+//! wake up for one client would leave the slower one stuck in `accept`.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::sys::image::{self, Numbered};
+
+/// The first descriptor, `SD_LISTEN_FDS_START`.
+const FIRST: RawFd = 3;
+
+/// What systemd writes for a listener without a name.
+const UNNAMED: &str = "unknown";
+
+/// Makes `command` start a program that finds these listeners, each with its name if it has one. Called in the master, as
+/// the last thing before the spawn: of what is added to `command` later, the child sees nothing.
+///
+/// The child starts with the default action for every signal, and gets `orphaned` when the thread that spawned it ends.
+///
+/// # Errors
+///
+/// There are no descriptors left for the copies of the listeners, or an argument has a zero byte.
+pub fn pass_to(
+    command: &mut Command,
+    listeners: &[(BorrowedFd<'_>, Option<&str>)],
+    orphaned: Signal,
+) -> io::Result<()> {
+    let names: Vec<&str> = listeners.iter().map(|(_, name)| name.unwrap_or(UNNAMED)).collect();
+    command.env("LISTEN_FDS", listeners.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|(fd, _)| *fd).collect();
+    image::exec_with(command, number(&fds)?, orphaned)
+}
+
+/// Copies of the listeners above the numbers that they will have in the child.
+fn number(listeners: &[BorrowedFd<'_>]) -> io::Result<Numbered> {
+    let beyond = FIRST.saturating_add(RawFd::try_from(listeners.len()).unwrap_or(RawFd::MAX));
+    let copy = |fd: &BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, beyond);
+    let copies = listeners.iter().map(copy).collect::<rustix::io::Result<Vec<OwnedFd>>>()?;
+    Ok(Numbered { first: FIRST, copies, spare: occupy(listeners, beyond)? })
+}
+
+/// Takes every free number below `beyond`, so that the pipe by which std reports a failed exec gets none that a listener
+/// is about to be copied to.
+fn occupy(listeners: &[BorrowedFd<'_>], beyond: RawFd) -> io::Result<Vec<OwnedFd>> {
+    let mut spare = Vec::new();
+    if let Some(any) = listeners.first() {
+        loop {
+            let copy = rustix::io::fcntl_dupfd_cloexec(any, FIRST)?;
+            if copy.as_raw_fd() >= beyond {
+                break;
+            }
+            spare.push(copy);
+        }
+    }
+    Ok(spare)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+    use std::process::Stdio;
+
+    use super::*;
+
+    fn sh(script: &str, listeners: &[(BorrowedFd<'_>, Option<&str>)]) -> Vec<String> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("GIVEN", "yes").env_remove("HOME").stdin(Stdio::null());
+        pass_to(&mut command, listeners, Signal::SIGTERM).unwrap();
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_program_finds_the_listeners_by_number_and_its_own_pid() {
+        // More than there are free numbers, and the last one first.
+        let sockets: Vec<TcpListener> = (0..40).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<_> = sockets.iter().rev().map(|socket| (socket.as_fd(), None)).collect();
+        let said =
+            sh("echo $LISTEN_PID $$ $LISTEN_FDS; for n in $(seq 3 42); do readlink /proc/$$/fd/$n; done", &listeners);
+        let first: Vec<&str> = said[0].split(' ').collect();
+        assert_eq!((first[0], first[2]), (first[1], "40"));
+        let inode = |fd: &BorrowedFd<'_>| format!("socket:[{}]", rustix::fs::fstat(fd).unwrap().st_ino);
+        let expected: Vec<String> = listeners.iter().map(|(fd, _)| inode(fd)).collect();
+        assert_eq!(said[1..], expected);
+    }
+
+    #[test]
+    fn names_and_the_other_variables_reach_the_program() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let said = sh("echo $LISTEN_FDNAMES $GIVEN -$HOME-", &[(socket.as_fd(), Some("web")), (socket.as_fd(), None)]);
+        assert_eq!(said, ["web:unknown yes --"]);
+    }
+
+    #[test]
+    fn the_error_of_exec_comes_back() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (program, kind) in
+            [("/nowhere/server", io::ErrorKind::NotFound), ("/dev/null", io::ErrorKind::PermissionDenied)]
+        {
+            let mut command = Command::new(program);
+            pass_to(&mut command, &[(socket.as_fd(), None)], Signal::SIGTERM).unwrap();
+            assert_eq!(command.spawn().unwrap_err().kind(), kind, "{program}");
+        }
+    }
+}
