@@ -10,6 +10,7 @@
 //! The listeners are non-blocking. That belongs to the open file, which all workers share: with blocking ones, two that
 //! wake up for one client would leave the slower one stuck in `accept`.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
@@ -24,23 +25,32 @@ const FIRST: RawFd = 3;
 /// What systemd writes for a listener without a name.
 const UNNAMED: &str = "unknown";
 
-/// Makes `command` start a program that finds these listeners, each with its name if it has one. Called in the master, as
-/// the last thing before the spawn: of what is added to `command` later, the child sees nothing.
-///
-/// The child starts with the default action for every signal, and gets `orphaned` when the thread that spawned it ends.
-///
-/// # Errors
-///
-/// There are no descriptors left for the copies of the listeners, or an argument has a zero byte.
-pub fn pass_to(
-    command: &mut Command,
-    listeners: &[(BorrowedFd<'_>, Option<&str>)],
-    orphaned: Signal,
-) -> io::Result<()> {
-    let names: Vec<&str> = listeners.iter().map(|(_, name)| name.unwrap_or(UNNAMED)).collect();
-    command.env("LISTEN_FDS", listeners.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|(fd, _)| *fd).collect();
-    image::exec_with(command, number(&fds)?, orphaned)
+/// What a program that knows nothing of Everport is given.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenFds<'a> {
+    /// The name by which it is started.
+    pub arg0: &'a OsStr,
+    /// The listeners, each with its name if it has one.
+    pub listeners: &'a [(BorrowedFd<'a>, Option<&'a str>)],
+    /// What it gets when the master's thread that spawned it ends.
+    pub orphaned: Signal,
+}
+
+impl ListenFds<'_> {
+    /// Makes `command` start such a program. Called in the master, as the last thing before the spawn: of what is added to
+    /// `command` later, the child sees nothing.
+    ///
+    /// The child starts with the default action for every signal.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left for the copies of the listeners, or an argument has a zero byte.
+    pub fn pass_to(self, command: &mut Command) -> io::Result<()> {
+        let names: Vec<&str> = self.listeners.iter().map(|(_, name)| name.unwrap_or(UNNAMED)).collect();
+        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        let fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|(fd, _)| *fd).collect();
+        image::exec_with(command, self.arg0, number(&fds)?, self.orphaned)
+    }
 }
 
 /// Copies of the listeners above the numbers that they will have in the child.
@@ -78,7 +88,7 @@ mod tests {
     fn sh(script: &str, listeners: &[(BorrowedFd<'_>, Option<&str>)]) -> Vec<String> {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("GIVEN", "yes").env_remove("HOME").stdin(Stdio::null());
-        pass_to(&mut command, listeners, Signal::SIGTERM).unwrap();
+        ListenFds { arg0: OsStr::new("sh"), listeners, orphaned: Signal::SIGTERM }.pass_to(&mut command).unwrap();
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -101,8 +111,9 @@ mod tests {
     #[test]
     fn names_and_the_other_variables_reach_the_program() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let said = sh("echo $LISTEN_FDNAMES $GIVEN -$HOME-", &[(socket.as_fd(), Some("web")), (socket.as_fd(), None)]);
-        assert_eq!(said, ["web:unknown yes --"]);
+        let said =
+            sh("echo $LISTEN_FDNAMES $GIVEN -$HOME- $0", &[(socket.as_fd(), Some("web")), (socket.as_fd(), None)]);
+        assert_eq!(said, ["web:unknown yes -- sh"]);
     }
 
     #[test]
@@ -112,7 +123,9 @@ mod tests {
             [("/nowhere/server", io::ErrorKind::NotFound), ("/dev/null", io::ErrorKind::PermissionDenied)]
         {
             let mut command = Command::new(program);
-            pass_to(&mut command, &[(socket.as_fd(), None)], Signal::SIGTERM).unwrap();
+            let listeners = &[(socket.as_fd(), None)];
+            let given = ListenFds { arg0: OsStr::new(program), listeners, orphaned: Signal::SIGTERM };
+            given.pass_to(&mut command).unwrap();
             assert_eq!(command.spawn().unwrap_err().kind(), kind, "{program}");
         }
     }

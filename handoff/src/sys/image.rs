@@ -33,8 +33,8 @@ pub(crate) struct Numbered {
 /// # Errors
 ///
 /// The program, an argument or a variable has a zero byte.
-pub(crate) fn exec_with(command: &mut Command, fds: Numbered, orphaned: Signal) -> io::Result<()> {
-    let mut image = Image::of(command, fds, orphaned)?;
+pub(crate) fn exec_with(command: &mut Command, arg0: &OsStr, fds: Numbered, orphaned: Signal) -> io::Result<()> {
+    let mut image = Image::of(command, arg0, fds, orphaned)?;
     let become_it = move || match image.exec() {
         Err(error) => Err(error),
     };
@@ -44,6 +44,7 @@ pub(crate) fn exec_with(command: &mut Command, fds: Numbered, orphaned: Signal) 
 }
 
 struct Image {
+    program: CString,
     /// Ends with a null pointer.
     arguments: Vec<*const c_char>,
     /// Ends with two: the place of `pid`, and the end.
@@ -66,14 +67,16 @@ const PID: &[u8] = b"LISTEN_PID=";
 const PID_ROOM: usize = 11;
 
 impl Image {
-    fn of(command: &Command, fds: Numbered, orphaned: Signal) -> io::Result<Self> {
-        let words = std::iter::once(command.get_program()).chain(command.get_args());
+    fn of(command: &Command, arg0: &OsStr, fds: Numbered, orphaned: Signal) -> io::Result<Self> {
+        let program = CString::new(command.get_program().as_bytes())?;
+        let words = std::iter::once(arg0).chain(command.get_args());
         let words = words.map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
         let variables = environment(command)?;
         let point = |strings: &[CString], nulls| {
             strings.iter().map(|string| string.as_ptr()).chain(std::iter::repeat_n(ptr::null(), nulls)).collect()
         };
         Ok(Self {
+            program,
             arguments: point(&words, 1),
             environment: point(&variables, 2),
             pid: [PID, &[0; PID_ROOM]].concat(),
@@ -103,7 +106,7 @@ impl Image {
         // `environ`. It is how std does it, so that PATH means the same.
         unsafe {
             environ = self.environment.as_ptr();
-            nix::libc::execvp(self.arguments[0], self.arguments.as_ptr());
+            nix::libc::execvp(self.program.as_ptr(), self.arguments.as_ptr());
         }
         Err(io::Error::last_os_error())
     }

@@ -5,10 +5,12 @@
 //! - `generation`: the reload transaction, activation, drain and stop;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
 //! - `supervision`: the slots, which worker fills each, when a crashed one is started again;
+//! - `evidence`: when a program that knows nothing of Everport is ready;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
 
+mod evidence;
 mod generation;
 mod lifecycle;
 mod listeners;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
+pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
 pub(crate) use self::generation::GenerationState;
 pub(crate) use self::master::Machine;
 pub(crate) use self::supervision::WorkerState;

@@ -14,6 +14,7 @@ use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::records::Ended;
 use super::{Shell, clock};
+use crate::config::Protocol;
 use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Spread};
 
 impl Shell {
@@ -21,7 +22,10 @@ impl Shell {
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
-            Action::Kill { worker } => self.kill(worker),
+            Action::Kill { worker } => {
+                self.kill(worker);
+                self.kill_foreign(worker);
+            }
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Drain { worker, deadline } => {
                 if let Some(link) = self.links.get_mut(&worker) {
@@ -29,8 +33,12 @@ impl Shell {
                 }
                 let deadline = deadline.saturating_duration_since(clock::now());
                 self.order(worker, ToWorker::Drain { deadline }.into());
+                self.drain_foreign(worker);
             }
-            Action::Forget { worker } => drop(self.links.remove(&worker)),
+            Action::Forget { worker } => {
+                self.links.remove(&worker);
+                self.foreigners.forget(worker);
+            }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
             Action::CloseListener { listener } => self.close_listener(listener),
@@ -66,7 +74,11 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) {
         let Identity { worker, slot, generation } = identity;
-        match self.try_spawn(identity) {
+        let spawned = match self.config.protocol {
+            Protocol::Everport => self.try_spawn(identity),
+            Protocol::ListenFds => self.try_spawn_foreign(identity),
+        };
+        match spawned {
             Ok(pid) => info!(%worker, %slot, %generation, pid, "worker spawned"),
             Err(error) => {
                 let reason = format!("start {:?}: {error}", self.launcher.program());
@@ -80,7 +92,7 @@ impl Shell {
         let worker = identity.worker;
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
-        let process = self.launcher.spawn(identity, &ends.inherited)?;
+        let process = self.launcher.spawn(|command, _| ends.inherited.pass_to(command, identity))?;
         drop(ends.inherited);
         let pid = process.pid();
         let mut link = Link::new(identity, ends.channel, ends.board, bell, process);

@@ -8,6 +8,7 @@
 mod clock;
 mod connections;
 mod effects;
+mod foreign;
 mod link;
 mod listeners;
 mod poller;
@@ -26,6 +27,7 @@ use everport_handoff::socket::InheritedSockets;
 use tracing::info;
 
 use self::connections::Connections;
+use self::foreign::Foreigners;
 use self::link::Link;
 use self::listeners::Listeners;
 use self::poller::{Poller, Source};
@@ -68,6 +70,8 @@ struct Shell {
     listeners: Listeners,
     connections: Connections,
     links: HashMap<WorkerId, Link>,
+    /// The workers that have no link.
+    foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
     /// Links that found no room for descriptors under way; tried again at the next deadline.
@@ -90,6 +94,7 @@ impl Shell {
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
+        let foreigners = Foreigners::new(&config).map_err(Error::io("make", &"the socket for READY=1"))?;
         let settings = Settings {
             workers: config.workers.get(),
             ready_timeout: config.ready_timeout,
@@ -105,6 +110,7 @@ impl Shell {
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
+            foreigners,
             staged: Vec::new(),
             starved: Vec::new(),
             records: Records::new(),
@@ -123,6 +129,9 @@ impl Shell {
 
     fn watch_own_sources(&self) -> nix::Result<()> {
         self.poller.add(&self.signals, Source::Signals)?;
+        if let Some(notices) = self.foreigners.notices() {
+            self.poller.add(notices, Source::Notices)?;
+        }
         match &self.control {
             Some((_, requests)) => self.poller.add(requests, Source::Control),
             None => Ok(()),
@@ -145,12 +154,17 @@ impl Shell {
 
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
-        let wait = self.poller.wait(self.machine.next_deadline());
+        let deadlines = self.machine.next_deadline().into_iter().chain(self.foreigners.next_look());
+        let wait = self.poller.wait(deadlines.min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }
         let due = |deadline: Instant| deadline <= clock::now();
+        if self.foreigners.next_look().is_some_and(due) {
+            self.look_at_foreigners();
+            self.pump();
+        }
         if self.machine.next_deadline().is_some_and(due) {
             self.read_boards();
             for worker in std::mem::take(&mut self.starved) {

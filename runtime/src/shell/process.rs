@@ -3,7 +3,7 @@
 //! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use everport_handoff::bootstrap::{Identity, Inherited};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::config::{Program, master_environment};
@@ -42,18 +41,19 @@ impl Launcher {
         Path::new(&self.program)
     }
 
-    /// Starts one worker, in its own process group, with /dev/null as its standard input.
+    /// Starts one worker, in its own process group, with /dev/null as its standard input. `endow` gives it what it inherits,
+    /// and is told the name of the program.
     ///
     /// # Errors
     ///
     /// What fork or exec answered, exec's too.
-    pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
+    pub(crate) fn spawn(&self, endow: impl FnOnce(&mut Command, &OsStr) -> io::Result<()>) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
         for variable in master_environment() {
             command.env_remove(variable);
         }
-        inherited.pass_to(&mut command, identity)?;
+        endow(&mut command, &self.program)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
@@ -79,6 +79,14 @@ impl Process {
         // Each fails only when there is nobody left to kill.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Sends a signal to the process alone.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        if let Some(signal) = Signal::from_named_raw(signal as i32) {
+            // It fails only when there is nobody left to signal.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        }
     }
 
     /// Waits for the end of a process that was killed.

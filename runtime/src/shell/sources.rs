@@ -45,9 +45,13 @@ impl Shell {
                 }
                 self.hear(worker, MAX_MESSAGES);
             }
-            Source::Process(worker) => self.bury(worker),
+            Source::Process(worker) => {
+                self.bury(worker);
+                self.bury_foreign(worker);
+            }
             Source::Signals => self.obey_signals(),
             Source::Control => self.answer_control(),
+            Source::Notices => self.hear_notices(),
         }
     }
 
