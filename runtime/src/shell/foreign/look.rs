@@ -199,3 +199,126 @@ fn selected(word: &[u8], first: u64) -> impl Iterator<Item = u64> {
     let bits = word.try_into().map_or(0, u64::from_ne_bytes);
     (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| first + bit)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::time::Duration;
+
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+    use super::*;
+
+    fn own_pid() -> i32 {
+        i32::try_from(std::process::id()).unwrap()
+    }
+
+    fn listener() -> (TcpListener, BTreeSet<Socket>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wanted = BTreeSet::from([Socket::of(&listener).unwrap()]);
+        (listener, wanted)
+    }
+
+    fn is_seen(wanted: &BTreeSet<Socket>) -> bool {
+        Look::at(own_pid(), wanted).accepting == *wanted
+    }
+
+    /// Lets a thread wait, looks until it is seen, and ends the wait by `wake`.
+    fn sees(wanted: &BTreeSet<Socket>, wait: impl FnOnce() + Send, wake: impl FnOnce()) {
+        assert!(!is_seen(wanted));
+        std::thread::scope(|scope| {
+            scope.spawn(wait);
+            let looks = std::iter::from_fn(|| {
+                std::thread::yield_now();
+                Some(is_seen(wanted))
+            });
+            let seen = looks.take(100_000).any(|seen| seen);
+            wake();
+            assert!(seen);
+        });
+        assert!(!is_seen(wanted));
+    }
+
+    #[test]
+    fn a_listener_that_nobody_waits_for_is_not_accepted_from() {
+        let (_listener, wanted) = listener();
+        assert_eq!(Look::at(own_pid(), &wanted).accepting, BTreeSet::new());
+    }
+
+    #[test]
+    fn an_epoll_that_holds_the_listener_shows() {
+        let (listener, wanted) = listener();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLOUT, 0)).unwrap();
+        assert!(!is_seen(&wanted), "it does not wait for clients");
+        epoll.modify(&listener, &mut EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
+        assert!(is_seen(&wanted));
+    }
+
+    #[test]
+    fn a_thread_in_accept_shows() {
+        let (listener, wanted) = listener();
+        let address = listener.local_addr().unwrap();
+        let wake = || drop(std::net::TcpStream::connect(address).unwrap());
+        sees(&wanted, || drop(listener.accept().unwrap()), wake);
+    }
+
+    #[test]
+    fn a_thread_in_poll_shows() {
+        let (listener, wanted) = listener();
+        let address = listener.local_addr().unwrap();
+        let wait = || {
+            let mut fds = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, None).unwrap();
+        };
+        sees(&wanted, wait, || drop(std::net::TcpStream::connect(address).unwrap()));
+    }
+
+    #[test]
+    fn a_thread_in_select_shows() {
+        let (listener, wanted) = listener();
+        let address = listener.local_addr().unwrap();
+        let wait = || {
+            let mut fds = nix::sys::select::FdSet::new();
+            fds.insert(listener.as_fd());
+            nix::sys::select::select(None, &mut fds, None, None, None).unwrap();
+        };
+        sees(&wanted, wait, || drop(std::net::TcpStream::connect(address).unwrap()));
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_a_datagram_shows() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let address = socket.local_addr().unwrap();
+        let wanted = BTreeSet::from([Socket::of(&socket).unwrap()]);
+        let wake = || assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", address).unwrap(), 1);
+        sees(&wanted, || assert_eq!(socket.recv(&mut [0]).unwrap(), 1), wake);
+    }
+
+    #[test]
+    fn a_line_of_epoll_is_read_as_the_kernel_writes_it() {
+        let line = "tfd:        5 events:       19 data:                5  pos:0 ino:3c41 sdev:8";
+        assert_eq!(watched(line), Some(Socket { inode: 0x3c41, device: 8 }));
+        assert_eq!(watched("tfd:        5 events:        4 data:  5  pos:0 ino:3c41 sdev:8"), None);
+        assert_eq!(watched("pos:\t0"), None);
+    }
+
+    #[test]
+    fn a_thread_that_runs_waits_for_nothing() {
+        assert_eq!(Call::parse("running\n"), None);
+        assert_eq!(Call::parse("-1 0x7ffe 0x7f00"), None);
+    }
+
+    #[test]
+    fn what_is_polled_for_writing_or_left_out_does_not_count() {
+        let pollfd =
+            |descriptor: i32, events: i16| [&descriptor.to_ne_bytes()[..], &events.to_ne_bytes(), &[0, 0]].concat();
+        let array = [pollfd(3, libc::POLLIN), pollfd(-4, libc::POLLIN), pollfd(5, libc::POLLOUT)].concat();
+        assert_eq!(Call::Poll(0, 3).descriptors(&array), [3]);
+        let mut set = [0_u8; 16];
+        set[0] = 1 << 3;
+        set[8] = 1;
+        assert_eq!(Call::Select(0, 128).descriptors(&set), [3, 64]);
+    }
+}
