@@ -103,7 +103,7 @@ fn a_plain_python_server_is_reloaded_under_load() {
 #[test]
 fn gunicorn_with_a_broken_application_is_rolled_back() {
     let master = in_front_of_gunicorn().start();
-    master.plan("broken");
+    master.plan("2");
     let (committed, record) = master.reload();
     assert!(!committed, "{record:#}");
     master.settle(2);
