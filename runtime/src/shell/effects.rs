@@ -47,14 +47,23 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
-            Action::StopBegan { at_once: true } => info!("stopping at once"),
-            Action::StopBegan { at_once: false } => info!("stopping gracefully; a second signal stops at once"),
+            Action::StopBegan { at_once } => {
+                self.manager.stopping();
+                match at_once {
+                    true => info!("stopping at once"),
+                    false => info!("stopping gracefully; a second signal stops at once"),
+                }
+            }
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
-            Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
+            Action::ReloadStarted { generation, tickets } => {
+                self.manager.reloading();
+                self.records.reload_started(generation, &tickets);
+            }
             Action::ReloadEnded { generation, tickets, outcome, phases } => {
                 let replaced = self.replaced_by(generation);
                 let workers = self.config.workers.get();
                 self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
+                self.manager.reloaded();
             }
             Action::Finish { failure } => self.end = Some(failure),
         }
@@ -84,7 +93,7 @@ impl Shell {
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
         let bells = [bell.try_clone()?, bell];
-        let process = self.launcher.spawn(identity, &ends.inherited)?;
+        let process = self.launcher.spawn(identity, &ends.inherited, &self.output)?;
         let pid = process.pid();
         // This drops the worker's ends, else the master would never see the channel close.
         let link = Link::new(identity, ends, bells, process);

@@ -44,6 +44,7 @@ struct Link {
     retry: Option<Instant>,
     watchdog: Option<Watchdog>,
     status: String,
+    is_stopping: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +65,9 @@ impl Manager {
 
     /// The first generation serves.
     pub(super) fn ready(&mut self) {
-        self.say(&[NotifyState::Ready]);
+        if self.link.as_ref().is_some_and(|link| !link.is_stopping) {
+            self.say(&[NotifyState::Ready]);
+        }
     }
 
     /// A reload has begun.
@@ -75,15 +78,22 @@ impl Manager {
         }
     }
 
-    /// A stop has begun.
+    /// The reload has ended, well or not.
+    pub(super) fn reloaded(&mut self) {
+        self.ready();
+    }
+
+    /// A stop has begun. Whatever else ends from now on, the master is not ready any more.
     pub(super) fn stopping(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.is_stopping = true;
+        }
         self.say(&[NotifyState::Stopping]);
     }
 
-    /// The state in a line; asked for only if somebody wants to know, and told only if it is another one.
-    pub(super) fn status(&mut self, line: impl FnOnce() -> String) {
+    /// The state in a line; told only if it is another one than the last time.
+    pub(super) fn status(&mut self, line: String) {
         let Some(link) = &mut self.link else { return };
-        let line = line();
         if link.status != line {
             link.status.clone_from(&line);
             self.say(&[NotifyState::Status(&line)]);
@@ -128,7 +138,15 @@ impl Link {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         let watchdog = every.map(|every| Watchdog { every, next: clock::now() + every });
-        Ok(Self { socket, address, waiting: VecDeque::new(), retry: None, watchdog, status: String::new() })
+        Ok(Self {
+            socket,
+            address,
+            waiting: VecDeque::new(),
+            retry: None,
+            watchdog,
+            status: String::new(),
+            is_stopping: false,
+        })
     }
 
     /// Sends what waits, as far as the manager takes it.
@@ -172,16 +190,18 @@ mod tests {
         let (end, mut manager) = pair("protocol");
         manager.ready();
         manager.reloading();
-        manager.status(|| "one".to_owned());
-        manager.status(|| "one".to_owned());
-        manager.status(|| "two".to_owned());
+        manager.status("one".to_owned());
+        manager.status("one".to_owned());
+        manager.status("two".to_owned());
         manager.keep_up();
+        manager.reloaded();
         manager.stopping();
+        manager.reloaded();
         assert_eq!(next(&end).unwrap(), "READY=1\n");
         let reloading = next(&end).unwrap();
         let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
         assert!(time.parse::<u64>().unwrap() > 0);
-        for expected in ["STATUS=one\n", "STATUS=two\n", "WATCHDOG=1\n", "STOPPING=1\n"] {
+        for expected in ["STATUS=one\n", "STATUS=two\n", "WATCHDOG=1\n", "READY=1\n", "STOPPING=1\n"] {
             assert_eq!(next(&end).unwrap(), expected);
         }
         assert_eq!(next(&end), None);
@@ -194,11 +214,11 @@ mod tests {
         while manager.next_deadline().is_none_or(|_| manager.link.as_ref().unwrap().retry.is_none()) {
             told += 1;
             assert!(told < 10_000, "the queue of a socket has no end");
-            manager.status(|| told.to_string());
+            manager.status(told.to_string());
         }
         for _ in 0..2 * MAX_WAITING {
             told += 1;
-            manager.status(|| told.to_string());
+            manager.status(told.to_string());
         }
         assert_eq!(manager.link.as_ref().unwrap().waiting.len(), MAX_WAITING);
         let mut seen = 0;
@@ -219,7 +239,7 @@ mod tests {
     fn nobody_is_told_when_nobody_asked() {
         let mut manager = Manager { link: None };
         manager.ready();
-        manager.status(|| panic!("nobody wants to know"));
+        manager.status("well".to_owned());
         assert_eq!(manager.next_deadline(), None);
     }
 }

@@ -5,17 +5,24 @@
 //!
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
+mod announce;
 mod clock;
 mod connections;
 mod effects;
 mod link;
 mod listeners;
+mod manager;
+mod orphans;
 mod poller;
+mod privileges;
 mod process;
 mod records;
+mod reopening;
 mod signals;
 mod sources;
 mod status;
+mod surroundings;
+mod worker_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -28,13 +35,18 @@ use tracing::info;
 use self::connections::Connections;
 use self::link::Link;
 use self::listeners::Listeners;
+use self::manager::Manager;
 use self::poller::{Poller, Source};
+pub use self::privileges::PrivilegeError;
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
+use self::surroundings::Output;
 use crate::config::Config;
+use crate::control::protocol::MasterState;
 use crate::control::request::Requests;
 use crate::control::server::Server;
+use crate::daemon::Notice;
 use crate::error::{Error, Result};
 use crate::machine::{Action, Event, Failure, Machine, Settings};
 use crate::pid_file::PidFile;
@@ -54,9 +66,9 @@ const QUEUE: usize = 64;
 /// How long to wait before sending again what found no room for descriptors under way: the workers take theirs in less.
 const STARVED_RETRY: Duration = Duration::from_millis(100);
 
-/// Runs the master until it is told to stop. Called in the master, on its main thread.
-pub(crate) fn run(config: Config) -> Result<()> {
-    let mut shell = Shell::start(config)?;
+/// Runs the master until it is told to stop, and gives notice when it serves. Called in the master, on its main thread.
+pub(crate) fn run(config: Config, notice: Option<Notice>) -> Result<()> {
+    let mut shell = Shell::start(config, notice)?;
     let ended = shell.run();
     info!("master stopped");
     ended
@@ -67,6 +79,15 @@ struct Shell {
     config: Config,
     machine: Machine,
     launcher: Launcher,
+    output: Output,
+    manager: Manager,
+    /// To be given once, when the first generation serves.
+    notice: Option<Notice>,
+    /// The state of which the outside was told last.
+    announced: MasterState,
+    /// Whether something has happened that the outside may want to know.
+    has_news: bool,
+    adopts_orphans: bool,
     poller: Poller,
     listeners: Listeners,
     connections: Connections,
@@ -86,10 +107,13 @@ struct Shell {
 
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
-    fn start(config: Config) -> Result<Self> {
+    fn start(config: Config, notice: Option<Notice>) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config.program)?;
+        let soft = privileges::raise_nofile().map_err(Error::io("raise", &"the limit of descriptors"))?;
+        let launcher = Launcher::new(&config, soft)?;
+        let output = Output::start(&config)?;
+        let manager = Manager::from_env().map_err(Error::io("reach", &"the service manager of NOTIFY_SOCKET"))?;
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
@@ -105,6 +129,12 @@ impl Shell {
         let mut shell = Self {
             machine: Machine::new(settings),
             launcher,
+            output,
+            manager,
+            notice,
+            announced: MasterState::Starting,
+            has_news: true,
+            adopts_orphans: orphans::come_to_us(),
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
@@ -149,7 +179,8 @@ impl Shell {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
         let retry = (!self.starved.is_empty()).then(|| clock::now() + STARVED_RETRY);
-        let wait = self.poller.wait(self.machine.next_deadline().into_iter().chain(retry).min());
+        let deadlines = [self.machine.next_deadline(), retry, self.manager.next_deadline()];
+        let wait = self.poller.wait(deadlines.into_iter().flatten().min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
@@ -167,6 +198,7 @@ impl Shell {
             self.pump();
         }
         self.send_offers();
+        self.announce_state();
         Ok(())
     }
 
@@ -181,6 +213,7 @@ impl Shell {
         while let Some(event) = self.events.pop_front() {
             self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
+                self.has_news |= !announce::is_traffic(&action);
                 self.carry_out(action);
             }
         }

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 use everport_handoff::privileges::{Account, Privileges};
 use landlock::{
-    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError,
 };
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -74,7 +74,9 @@ pub enum PrivilegeError {
         source: io::Error,
     },
     /// When the kernel has no Landlock, or it is switched off.
-    #[error("cannot sandbox the workers: this kernel has no landlock (it came with Linux 5.13 and can be switched off)")]
+    #[error(
+        "cannot sandbox the workers: this kernel has no landlock (it came with Linux 5.13 and can be switched off)"
+    )]
     NoLandlock,
     /// When a path of the sandbox is not there.
     #[error("cannot sandbox the workers: {0}")]
@@ -150,9 +152,7 @@ impl WorkerPrivileges {
             .handle_access(AccessFs::from_all(NEWEST))
             .map_err(PrivilegeError::Sandbox)?;
         let mut ruleset = handled.create().map_err(PrivilegeError::Sandbox)?;
-        for (paths, access) in
-            [(&self.read, AccessFs::from_read(NEWEST)), (&self.write, AccessFs::from_all(NEWEST))]
-        {
+        for (paths, access) in [(&self.read, AccessFs::from_read(NEWEST)), (&self.write, AccessFs::from_all(NEWEST))] {
             for path in paths {
                 let path = PathFd::new(path).map_err(PrivilegeError::SandboxPath)?;
                 ruleset = ruleset.add_rule(PathBeneath::new(path, access)).map_err(PrivilegeError::Sandbox)?;

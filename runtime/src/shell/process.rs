@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use everport_handoff::bootstrap::{Identity, Inherited};
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::config::{Program, master_environment};
+use super::surroundings::{Output, Surroundings};
+use crate::config::{Config, Program};
 use crate::error::{Error, Result};
 use crate::machine::Exit;
 
@@ -25,7 +26,7 @@ use crate::machine::Exit;
 pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
-    directory: PathBuf,
+    surroundings: Surroundings,
 }
 
 impl Launcher {
@@ -33,10 +34,10 @@ impl Launcher {
     ///
     /// # Errors
     ///
-    /// The working directory is gone, or there is no such program.
-    pub(crate) fn new(program: &Program) -> Result<Self> {
+    /// The working directory is gone, there is no such program, or workers cannot have such privileges.
+    pub(crate) fn new(config: &Config, soft_nofile: Option<u64>) -> Result<Self> {
         let directory = directory_as_given().map_err(Error::io("find", &"the working directory"))?;
-        let (program, arguments) = match program {
+        let (program, arguments) = match &config.program {
             Program::Embedded => {
                 let program = itself_as_given(&directory).map_err(Error::io("find", &"this program's own file"))?;
                 (program, env::args_os().skip(1).collect())
@@ -44,10 +45,14 @@ impl Launcher {
             Program::Command { program, arguments } => {
                 let named = format!("the program {program:?}");
                 find(program, &directory).map_err(Error::io("run", &named))?;
-                (program.clone(), arguments.clone())
+                // In whatever directory the workers are to run, the name is meant here.
+                let is_path = program.as_encoded_bytes().contains(&b'/');
+                let moves = is_path && config.directory.is_some();
+                let program = if moves { directory.join(program).into() } else { program.clone() };
+                (program, arguments.clone())
             }
         };
-        Ok(Self { program, arguments, directory })
+        Ok(Self { program, arguments, surroundings: Surroundings::new(config, &directory, soft_nofile)? })
     }
 
     /// The program as it was given.
@@ -55,20 +60,23 @@ impl Launcher {
         Path::new(&self.program)
     }
 
-    /// Starts one worker, in its own process group, with /dev/null as its standard input.
+    /// What the workers find around them.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    /// Starts one worker, in its own process group.
     ///
     /// # Errors
     ///
-    /// What fork or exec answered, exec's too.
-    pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
+    /// What fork or exec answered, or the step between the two that failed.
+    pub(super) fn spawn(&self, identity: Identity, inherited: &Inherited, output: &Output) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
-        for variable in master_environment() {
-            command.env_remove(variable);
-        }
+        command.args(&self.arguments).process_group(0);
+        let report = self.surroundings.give_to(&mut command, output)?;
         inherited.pass_to(&mut command, identity)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
-        let mut child = command.spawn()?;
+        let mut child = command.spawn().map_err(|error| report.explain(error))?;
         let pid = Pid::from_child(&child);
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Process { pid, pidfd }),

@@ -1,9 +1,12 @@
 //! Opening the log files again, for the tool that has just moved them away: by `USR1`, and by `everport reopen`.
 
+use std::path::Path;
+
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Shell;
+use super::surroundings::Output;
 use crate::control::protocol::Reopened;
 use crate::error::Result;
 use crate::telemetry;
@@ -17,7 +20,7 @@ pub(super) struct Reopening {
 
 impl Reopening {
     /// Notes what came of one file.
-    pub(super) fn note(&mut self, path: &std::path::Path, reopened: Result<()>) {
+    pub(super) fn note(&mut self, path: &Path, reopened: Result<()>) {
         match reopened {
             Ok(()) => self.outcome.files.push(path.display().to_string()),
             Err(error) => self.outcome.failures.push(error.to_string()),
@@ -44,10 +47,10 @@ impl Shell {
         if let Some((path, reopened)) = telemetry::reopen() {
             reopening.note(&path, reopened);
         }
-        match &self.worker_log {
+        match &self.output {
             // Its thread ends the reopening.
-            Some(log) => log.reopen(reopening),
-            None => reopening.end(),
+            Output::Log(log) => log.reopen(reopening),
+            _ => reopening.end(),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! | HUP | reload; a graceful stop when the kernel sent it, or when the terminal of the start has gone; started with `nohup`, only a process's HUP counts, and it is a reload |
 //! | TERM, INT | graceful stop; the second one stops at once |
 //! | QUIT | stop at once |
-//! | USR1, USR2, TTIN, TTOU, WINCH | logs that it is not supported yet |
+//! | USR1 | opens the log files again |
+//! | USR2, TTIN, TTOU, WINCH | logs that it is not supported yet |
 //!
 //! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept.
 //!
@@ -38,6 +39,8 @@ pub(crate) enum Order {
     Reload(Sender),
     /// A graceful stop, or at once. The second graceful one is at once.
     Stop { signal: &'static str, at_once: bool },
+    /// Opening the log files again.
+    Reopen,
     /// Something that this version cannot do.
     Unsupported { signal: &'static str },
 }
@@ -102,7 +105,7 @@ fn order(origin: &Origin, terminal: Terminal) -> Option<Order> {
         SIGTERM => Some(Order::Stop { signal: "TERM", at_once: false }),
         SIGINT => Some(Order::Stop { signal: "INT", at_once: false }),
         SIGQUIT => Some(Order::Stop { signal: "QUIT", at_once: true }),
-        SIGUSR1 => unsupported("USR1"),
+        SIGUSR1 => Some(Order::Reopen),
         SIGUSR2 => unsupported("USR2"),
         SIGTTIN if sent => unsupported("TTIN"),
         SIGTTOU if sent => unsupported("TTOU"),

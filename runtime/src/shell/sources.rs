@@ -8,14 +8,15 @@ use everport_handoff::bootstrap::Identity;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::Shell;
 use super::link::{Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::signals::Order as SignalOrder;
+use super::{Shell, orphans};
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, ReloadRecord, Stopping};
 use crate::control::request::Request;
@@ -271,6 +272,11 @@ impl Shell {
         if let Some(listener) = self.listeners.find(&address, index) {
             return Ok(listener);
         }
+        if self.launcher.surroundings().is_other_user() {
+            let reason =
+                format!("bind {address}: workers of another user may listen where the configuration says only");
+            return Err(ListenFailure { errno: Some(Errno::ACCESS.raw_os_error()), reason });
+        }
         if self.listeners.len() >= MAX_LISTENERS {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
         }
@@ -305,6 +311,16 @@ impl Shell {
             self.records.exited(link, pid, exit);
         }
         self.note(Event::WorkerExited { worker, exit });
+        // Behind this one others may have waited to be reaped.
+        self.reap_orphans();
+    }
+
+    /// Reaps the dead that are nobody's, if they come to this process.
+    fn reap_orphans(&self) {
+        if self.adopts_orphans {
+            let workers: Vec<i32> = self.links.values().filter_map(|link| Some(link.process.as_ref()?.pid())).collect();
+            orphans::reap(|pid| workers.contains(&pid));
+        }
     }
 
     fn obey_signals(&mut self) {
@@ -319,11 +335,13 @@ impl Shell {
                     info!(signal, "stop asked");
                     self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
                 }
+                SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
             self.pump();
         }
+        self.reap_orphans();
     }
 
     fn reload(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) {
@@ -345,6 +363,10 @@ impl Shell {
                 }
                 Request::Reload { client, answer } => {
                     self.reload(AskedBy::Control { pid: client.pid, uid: client.uid }, Some(answer));
+                }
+                Request::Reopen { client, answer } => {
+                    info!(pid = client.pid, uid = client.uid, "reopen asked");
+                    self.reopen(Some(answer));
                 }
                 Request::Stop { client, at_once, answer } => {
                     let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);

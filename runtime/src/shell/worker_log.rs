@@ -64,7 +64,7 @@ impl WorkerLog {
         let (orders, inbox) = mpsc::unbounded_channel();
         let (end, ended) = sync_channel(1);
         thread::Builder::new()
-            .name("everport-log".to_owned())
+            .name("everport-output".to_owned())
             .spawn(move || {
                 runtime.block_on(serve(file, inbox, most));
                 runtime.shutdown_background();
@@ -178,7 +178,9 @@ fn append_lines(buffer: &mut Vec<u8>, file: &Mutex<LogFile>) {
     match file.append(&buffer[..=end]) {
         Written::Whole | Written::Dropped => {}
         Written::Again { lost } => info!(path = %file.path().display(), lost, "worker log written again"),
-        Written::Failed(error) => warn!(path = %file.path().display(), %error, "worker log not written, lines are dropped"),
+        Written::Failed(error) => {
+            warn!(path = %file.path().display(), %error, "worker log not written, lines are dropped")
+        }
     }
     buffer.drain(..=end);
 }
@@ -205,7 +207,8 @@ mod tests {
         let path = folder.path().join("log");
         let log = WorkerLog::start(&path).unwrap();
         // Each line in two writes, on both streams in turn.
-        let script = r#"for i in $(seq 200); do printf %s "out-$0-"; printf %s "err-$0-" >&2; echo $i; echo $i >&2; done"#;
+        let script =
+            r#"for i in $(seq 200); do printf %s "out-$0-"; printf %s "err-$0-" >&2; echo $i; echo $i >&2; done"#;
         let start = |name: &str| {
             let (output, errors) = log.streams().unwrap();
             Command::new("sh").args(["-c", script, name]).stdout(output).stderr(errors).spawn().unwrap()
