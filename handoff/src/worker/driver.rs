@@ -34,6 +34,14 @@ impl Link {
         runtime.spawn(run(driving, readiness));
         Ok(())
     }
+
+    /// As [`drive`](Self::drive), for a worker that may have no listener at all. Where it fails, the next `bind` or `accept`
+    /// tries again and says why.
+    pub(super) fn drive_if_possible(self: &Arc<Self>) {
+        if let Err(error) = self.drive() {
+            tracing::debug!(%error, "channel not read yet");
+        }
+    }
 }
 
 /// Says that a driver runs, until it is dropped.

@@ -26,7 +26,6 @@ use crate::builder::run_master;
 use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
-use crate::telemetry;
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
@@ -79,7 +78,6 @@ const BAD_USAGE: u8 = 2;
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(run) => {
-            telemetry::init(variable)?;
             let config = run.into_raw().or_surroundings().try_into()?;
             Ok(run_master(config)?)
         }

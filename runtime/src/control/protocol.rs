@@ -5,6 +5,7 @@
 //! | `GET /status` | [`Status`] | 200 |
 //! | `POST /reload` | [`ReloadRecord`], when the reload has ended | 200 committed, 409 rolled back |
 //! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
+//! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
 //! | anything that fails | [`Refusal`] | 400, 404, 405; 503 when the master is stopping, or too busy |
 //!
 //! Names are part of the interface: fields are only added, with `#[serde(default)]`, for a newer command asks an older
@@ -175,6 +176,15 @@ pub(crate) struct Stopping {
     pub(crate) at_once: bool,
     /// How long the stop may take.
     pub(crate) drain_timeout_ms: u64,
+}
+
+/// The log files have been opened again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reopened {
+    /// The files that are new now.
+    pub(crate) files: Vec<String>,
+    /// Why others are still the old ones.
+    pub(crate) failures: Vec<String>,
 }
 
 /// Why a request got no other answer.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{ReloadRecord, Status, Stopping};
+use super::protocol::{ReloadRecord, Reopened, Status, Stopping};
 
 /// Who asks, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) enum Request {
     Status { answer: oneshot::Sender<Status> },
     /// Reload, and answer with the outcome.
     Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
+    /// Open the log files again, and answer when that is done.
+    Reopen { client: Client, answer: oneshot::Sender<Reopened> },
     /// Begin to stop, and answer at once.
     Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
 }

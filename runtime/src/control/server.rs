@@ -180,10 +180,11 @@ fn router(caller: Caller) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/reload", post(reload))
+        .route("/reopen", post(reopen))
         .route("/stop", post(stop))
-        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path: ask for /status, /reload or /stop"))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path: ask for /status, /reload, /reopen or /stop"))
         .method_not_allowed_fallback(async || {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "GET /status, POST /reload and POST /stop only")
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "GET /status, POST /reload, POST /reopen and POST /stop only")
         })
         .with_state(caller)
 }
@@ -202,6 +203,14 @@ async fn reload(State(caller): State<Caller>) -> Response {
     respond(record, |record| match record.outcome {
         ReloadOutcome::Committed => StatusCode::OK,
         ReloadOutcome::RolledBack => StatusCode::CONFLICT,
+    })
+}
+
+async fn reopen(State(caller): State<Caller>) -> Response {
+    let asked = caller.asker.ask(|answer| Request::Reopen { client: caller.client, answer });
+    respond(soon(asked, caller.limits.answer).await, |reopened| match reopened.failures[..] {
+        [] => StatusCode::OK,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     })
 }
 

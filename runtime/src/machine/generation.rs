@@ -94,8 +94,10 @@ impl Machine {
                 Course::Ending { failure } => failure.take(),
                 _ => None,
             };
+            actions.push(Action::StopBegan { at_once: true });
             self.end_at_once(failure, now, actions);
         } else if was_serving {
+            actions.push(Action::StopBegan { at_once: false });
             self.course = Course::Settling { until: now + SETTLE };
             self.scheduler.close_intake();
             for generation in self.generations.keys() {
@@ -174,6 +176,7 @@ impl Machine {
         for worker in self.supervision.of_generation(generation) {
             self.activate(worker, now, actions);
         }
+        actions.extend(self.listeners.unclaimed_by(generation).map(|listener| Action::WarnUnclaimed { listener }));
         if let Course::Reloading { active: old, since, tickets, .. } = before {
             self.retire(old, now, actions);
             self.close_unclaimed(actions);

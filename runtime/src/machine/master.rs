@@ -171,6 +171,7 @@ impl Machine {
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
+            Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),

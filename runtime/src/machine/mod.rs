@@ -83,6 +83,8 @@ pub(crate) enum Event {
     ReloadAsked { ticket: Ticket },
     /// When somebody asked for a stop: graceful, or at once.
     StopAsked { at_once: bool },
+    /// When a signal asked for a graceful stop. The second one stops at once.
+    StopSignalled,
 
     /// When the process of `Action::Spawn` could not be started. No `WorkerExited` follows.
     SpawnFailed { worker: WorkerId, reason: String },
@@ -168,6 +170,10 @@ pub(crate) enum Action {
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
+    /// A stop has begun: graceful, or at once.
+    StopBegan { at_once: bool },
+    /// A generation was activated of which no worker took this configured listener: its clients wait for nobody.
+    WarnUnclaimed { listener: ListenerId },
     /// A reload has begun.
     ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
     /// A reload has ended, for all who wait for it. One that a stop kept from beginning ends without a `ReloadStarted`,

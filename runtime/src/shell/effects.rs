@@ -55,11 +55,23 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
-            Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
+            Action::StopBegan { at_once } => {
+                self.manager.stopping();
+                match at_once {
+                    true => info!("stopping at once"),
+                    false => info!("stopping gracefully; a second signal stops at once"),
+                }
+            }
+            Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
+            Action::ReloadStarted { generation, tickets } => {
+                self.manager.reloading();
+                self.records.reload_started(generation, &tickets);
+            }
             Action::ReloadEnded { generation, tickets, outcome, phases } => {
                 let replaced = self.replaced_by(generation);
                 let workers = self.config.workers.get();
                 self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
+                self.manager.reloaded();
             }
             Action::Finish { failure } => self.end = Some(failure),
         }
@@ -92,11 +104,13 @@ impl Shell {
         let worker = identity.worker;
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
-        let process = self.launcher.spawn(|command, _| ends.inherited.pass_to(command, identity))?;
-        drop(ends.inherited);
+        let bells = [bell.try_clone()?, bell];
+        let inherited = &ends.inherited;
+        let process = self.launcher.spawn(|command, _| inherited.pass_to(command, identity), &self.output)?;
         let pid = process.pid();
-        let mut link = Link::new(identity, ends.channel, ends.board, bell, process);
-        if let Err(error) = self.watch(&mut link) {
+        // This drops the worker's ends, else the master would never see the channel close.
+        let link = Link::new(identity, ends, bells, process);
+        if let Err(error) = self.watch(&link) {
             // Nobody has been told of this process yet, so it is ended here.
             if let Some(process) = &link.process {
                 process.kill();
@@ -108,15 +122,13 @@ impl Shell {
         Ok(pid)
     }
 
-    fn watch(&self, link: &mut Link) -> io::Result<()> {
+    fn watch(&self, link: &Link) -> io::Result<()> {
         let worker = link.identity.worker;
         if let Some(process) = &link.process {
             self.poller.add(process, Source::Process(worker))?;
         }
         self.poller.add(&link.bell, Source::Bell(worker))?;
-        self.poller.add(&link.channel, Source::Channel(worker))?;
-        link.listening = true;
-        Ok(())
+        Ok(self.poller.add(&link.channel, Source::Channel(worker))?)
     }
 
     fn kill(&mut self, worker: WorkerId) {
@@ -141,8 +153,10 @@ impl Shell {
             Ok(Room::Enough | Room::Closed) => {}
             Ok(Room::Full) => self.want_room(worker, true),
             Ok(Room::Starved) => {
+                // The channel itself may be writable all the time.
+                self.want_room(worker, false);
                 self.records.exhausted(&io::Error::other("too many descriptors are under way to the workers"));
-                self.starved.push(worker);
+                self.starved.insert(worker);
                 self.note(Event::AcceptExhausted);
             }
             Err(error) => self.broke(worker, error.to_string()),
@@ -199,6 +213,12 @@ impl Shell {
             }
             self.heed_room(worker, room);
             self.pump();
+        }
+    }
+
+    fn warn_unclaimed(&self, listener: ListenerId) {
+        if let Some(held) = self.listeners.get(listener) {
+            warn!(listener = held.key, "no worker took this listener; its clients wait for nobody");
         }
     }
 

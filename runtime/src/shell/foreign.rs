@@ -12,9 +12,11 @@ mod look;
 mod notify;
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use everport_handoff::bootstrap::Identity;
@@ -106,6 +108,11 @@ impl Foreigners {
         self.held.get(&worker)?.process.as_ref()
     }
 
+    /// Every process that has not been reaped.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.held.values().filter_map(|foreigner| foreigner.process.as_ref())
+    }
+
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.held.remove(&worker);
     }
@@ -135,11 +142,12 @@ impl Shell {
         let missing = listeners.iter().map(|(fd, _)| Socket::of(fd)).collect::<io::Result<_>>()?;
         let orphaned = self.foreigners.drain_signal;
         let notify = self.foreigners.notify.as_ref().map(NotifySocket::name);
-        let process = self.launcher.spawn(|command, arg0| {
+        let endow = |command: &mut Command, arg0: &OsStr| {
             identity.pass_to(command);
             command.envs(notify.map(|name| ("NOTIFY_SOCKET", name)));
             ListenFds { arg0, listeners: &listeners, orphaned }.pass_to(command)
-        })?;
+        };
+        let process = self.launcher.spawn(endow, &self.output)?;
         if let Err(error) = self.poller.add(&process, Source::Process(worker)) {
             // Nobody has been told of this process yet, so it is ended here.
             process.kill();

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
-use everport_handoff::bootstrap::Identity;
+use everport_handoff::bootstrap::{Identity, MasterEnds};
 use everport_handoff::channel::Channel;
 use everport_handoff::message::{MAX_OFFERS, Offer, ToWorker};
 use everport_handoff::offer::Reading;
@@ -29,10 +29,13 @@ pub(crate) struct Link {
     pub(crate) bell: OwnedFd,
     /// Nothing once the process has been reaped.
     pub(crate) process: Option<Process>,
-    /// Whether versions have been agreed.
-    pub(crate) welcomed: bool,
-    /// Whether the channel is in the loop's epoll.
-    pub(crate) listening: bool,
+    pub(crate) talk: Talk,
+    /// What was told of the worker's life, so that it is told once.
+    pub(crate) told: Option<Word>,
+    /// The last listener that it asked for and could not have.
+    pub(crate) refused: Option<String>,
+    /// The copy of the bell that goes to the worker with `Welcome`.
+    pub(crate) bell_copy: Option<OwnedFd>,
     /// How many connections it had when it was told to drain.
     pub(crate) active_at_drain: Option<u64>,
     board: MasterBoard,
@@ -41,6 +44,33 @@ pub(crate) struct Link {
     /// Offers that are on the board but not yet in the channel.
     staged: Vec<ConnectionId>,
     waiting: VecDeque<Order>,
+}
+
+/// How far master and worker are in talking. The channel is watched in the first two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// Nothing has been heard yet.
+    Greeting,
+    /// Versions have been agreed.
+    Agreed,
+    /// The worker has closed its end, or has been heard to the end.
+    Closed,
+    /// The worker broke the protocol: it is heard no more.
+    Broken,
+}
+
+impl Talk {
+    pub(crate) fn is_heard(self) -> bool {
+        matches!(self, Self::Greeting | Self::Agreed)
+    }
+}
+
+/// What a worker says of its life, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Word {
+    Ready,
+    Leaving,
+    Drained,
 }
 
 /// A message that goes to the worker, with at most one descriptor.
@@ -103,20 +133,19 @@ struct Placed {
 pub(crate) type Move = Option<Settled>;
 
 impl Link {
-    pub(crate) fn new(
-        identity: Identity,
-        channel: Channel,
-        board: MasterBoard,
-        bell: OwnedFd,
-        process: Process,
-    ) -> Self {
+    /// `bells`: the master's copy, and the one that goes to the worker.
+    pub(crate) fn new(identity: Identity, ends: MasterEnds, bells: [OwnedFd; 2], process: Process) -> Self {
+        let [bell, bell_copy] = bells;
+        let MasterEnds { channel, board, .. } = ends;
         Self {
             identity,
             channel,
             bell,
             process: Some(process),
-            welcomed: false,
-            listening: false,
+            talk: Talk::Greeting,
+            told: None,
+            refused: None,
+            bell_copy: Some(bell_copy),
             active_at_drain: None,
             board,
             heartbeat: 0,
@@ -267,7 +296,9 @@ impl Link {
 
     /// What the worker says of itself.
     pub(crate) fn figures(&self) -> Figures {
-        self.board.figures()
+        let figures = self.board.figures();
+        // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
+        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
     }
 
     /// Asks the worker to ring at every change, or no longer.

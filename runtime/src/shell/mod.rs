@@ -5,21 +5,28 @@
 //!
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
+mod announce;
 mod clock;
 mod connections;
 mod effects;
 mod foreign;
 mod link;
 mod listeners;
+mod manager;
+mod orphans;
 mod poller;
+mod privileges;
 mod process;
 mod records;
+mod reopening;
 mod signals;
 mod sources;
 mod status;
+mod surroundings;
+mod worker_log;
 
-use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use everport_handoff::board;
 use everport_handoff::id::WorkerId;
@@ -30,13 +37,18 @@ use self::connections::Connections;
 use self::foreign::Foreigners;
 use self::link::Link;
 use self::listeners::Listeners;
+use self::manager::Manager;
 use self::poller::{Poller, Source};
+pub use self::privileges::PrivilegeError;
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
+use self::surroundings::Output;
 use crate::config::Config;
+use crate::control::protocol::MasterState;
 use crate::control::request::Requests;
 use crate::control::server::Server;
+use crate::daemon::Notice;
 use crate::error::{Error, Result};
 use crate::machine::{Action, Event, Failure, Machine, Settings};
 use crate::pid_file::PidFile;
@@ -53,9 +65,12 @@ const CREDIT: usize = 16;
 /// worker of a large machine supplied between two turns of the loop.
 const QUEUE: usize = 64;
 
-/// Runs the master until it is told to stop. Called in the master, on its main thread.
-pub(crate) fn run(config: Config) -> Result<()> {
-    let mut shell = Shell::start(config)?;
+/// How long to wait before sending again what found no room for descriptors under way: the workers take theirs in less.
+const STARVED_RETRY: Duration = Duration::from_millis(100);
+
+/// Runs the master until it is told to stop, and gives notice when it serves. Called in the master, on its main thread.
+pub(crate) fn run(config: Config, notice: Option<Notice>) -> Result<()> {
+    let mut shell = Shell::start(config, notice)?;
     let ended = shell.run();
     info!("master stopped");
     ended
@@ -66,6 +81,15 @@ struct Shell {
     config: Config,
     machine: Machine,
     launcher: Launcher,
+    output: Output,
+    manager: Manager,
+    /// To be given once, when the first generation serves.
+    notice: Option<Notice>,
+    /// The state of which the outside was told last.
+    announced: MasterState,
+    /// Whether something has happened that the outside may want to know.
+    has_news: bool,
+    adopts_orphans: bool,
     poller: Poller,
     listeners: Listeners,
     connections: Connections,
@@ -74,8 +98,8 @@ struct Shell {
     foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
-    /// Links that found no room for descriptors under way; tried again at the next deadline.
-    starved: Vec<WorkerId>,
+    /// Links that found no room for descriptors under way; tried again after a moment.
+    starved: BTreeSet<WorkerId>,
     signals: Signals,
     control: Option<(Server, Requests)>,
     records: Records,
@@ -87,10 +111,13 @@ struct Shell {
 
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
-    fn start(config: Config) -> Result<Self> {
+    fn start(config: Config, notice: Option<Notice>) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config.program).map_err(Error::io("find", &"this program's own file"))?;
+        let soft = privileges::raise_nofile().map_err(Error::io("raise", &"the limit of descriptors"))?;
+        let launcher = Launcher::new(&config, soft)?;
+        let output = Output::start(&config)?;
+        let manager = Manager::from_env().map_err(Error::io("reach", &"the service manager of NOTIFY_SOCKET"))?;
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
@@ -107,12 +134,18 @@ impl Shell {
         let mut shell = Self {
             machine: Machine::new(settings),
             launcher,
+            output,
+            manager,
+            notice,
+            announced: MasterState::Starting,
+            has_news: true,
+            adopts_orphans: orphans::come_to_us(),
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
             foreigners,
             staged: Vec::new(),
-            starved: Vec::new(),
+            starved: BTreeSet::new(),
             records: Records::new(),
             events: VecDeque::new(),
             end: None,
@@ -148,32 +181,38 @@ impl Shell {
         }
         match self.end.take().flatten() {
             None => Ok(()),
-            Some(failure) => Err(Error::FirstGeneration { reason: records::describe(&failure) }),
+            Some(failure) => Err(Error::FirstGeneration { reason: self.records.describe(&failure) }),
         }
     }
 
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
-        let deadlines = self.machine.next_deadline().into_iter().chain(self.foreigners.next_look());
-        let wait = self.poller.wait(deadlines.min());
+        let retry = (!self.starved.is_empty()).then(|| clock::now() + STARVED_RETRY);
+        let look = self.foreigners.next_look();
+        let deadlines = [self.machine.next_deadline(), retry, look, self.manager.next_deadline()];
+        let wait = self.poller.wait(deadlines.into_iter().flatten().min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }
         let due = |deadline: Instant| deadline <= clock::now();
-        if self.foreigners.next_look().is_some_and(due) {
+        if look.is_some_and(due) {
             self.look_at_foreigners();
+            self.pump();
+        }
+        if retry.is_some_and(due) {
+            for worker in std::mem::take(&mut self.starved) {
+                self.use_room(worker);
+            }
             self.pump();
         }
         if self.machine.next_deadline().is_some_and(due) {
             self.read_boards();
-            for worker in std::mem::take(&mut self.starved) {
-                self.use_room(worker);
-            }
             self.note(Event::Deadline);
             self.pump();
         }
         self.send_offers();
+        self.announce_state();
         Ok(())
     }
 
@@ -188,6 +227,7 @@ impl Shell {
         while let Some(event) = self.events.pop_front() {
             self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
+                self.has_news |= !announce::is_traffic(&action);
                 self.carry_out(action);
             }
         }

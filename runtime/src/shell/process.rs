@@ -10,11 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::config::{Program, master_environment};
+use super::surroundings::{Output, Surroundings};
+use crate::config::{Config, Program};
+use crate::error::{Error, Result};
 use crate::machine::Exit;
 
 /// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
@@ -22,18 +25,33 @@ use crate::machine::Exit;
 pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
-    directory: PathBuf,
+    surroundings: Surroundings,
 }
 
 impl Launcher {
     /// Notes what was given and from where, at the start of the master.
-    pub(crate) fn new(program: &Program) -> io::Result<Self> {
-        let directory = directory_as_given()?;
-        let (program, arguments) = match program {
-            Program::Embedded => (itself_as_given(&directory)?, env::args_os().skip(1).collect()),
-            Program::Command { program, arguments } => (program.clone(), arguments.clone()),
+    ///
+    /// # Errors
+    ///
+    /// The working directory is gone, there is no such program, or workers cannot have such privileges.
+    pub(crate) fn new(config: &Config, soft_nofile: Option<u64>) -> Result<Self> {
+        let directory = directory_as_given().map_err(Error::io("find", &"the working directory"))?;
+        let (program, arguments) = match &config.program {
+            Program::Embedded => {
+                let program = itself_as_given(&directory).map_err(Error::io("find", &"this program's own file"))?;
+                (program, env::args_os().skip(1).collect())
+            }
+            Program::Command { program, arguments } => {
+                let named = format!("the program {program:?}");
+                find(program, &directory).map_err(Error::io("run", &named))?;
+                // In whatever directory the workers are to run, the name is meant here.
+                let is_path = program.as_encoded_bytes().contains(&b'/');
+                let moves = is_path && config.directory.is_some();
+                let program = if moves { directory.join(program).into() } else { program.clone() };
+                (program, arguments.clone())
+            }
         };
-        Ok(Self { program, arguments, directory })
+        Ok(Self { program, arguments, surroundings: Surroundings::new(config, &directory, soft_nofile)? })
     }
 
     /// The program as it was given.
@@ -41,24 +59,37 @@ impl Launcher {
         Path::new(&self.program)
     }
 
-    /// Starts one worker, in its own process group, with /dev/null as its standard input. `endow` gives it what it inherits,
-    /// and is told the name of the program.
+    /// What the workers find around them.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    /// Starts one worker, in its own process group. `endow` gives it what it inherits, and is told the program's name.
     ///
     /// # Errors
     ///
-    /// What fork or exec answered, exec's too.
-    pub(crate) fn spawn(&self, endow: impl FnOnce(&mut Command, &OsStr) -> io::Result<()>) -> io::Result<Process> {
+    /// What fork or exec answered, or the step between the two that failed.
+    pub(super) fn spawn(
+        &self,
+        endow: impl FnOnce(&mut Command, &OsStr) -> io::Result<()>,
+        output: &Output,
+    ) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
-        for variable in master_environment() {
-            command.env_remove(variable);
-        }
+        command.args(&self.arguments).process_group(0);
+        let report = self.surroundings.give_to(&mut command, output)?;
         endow(&mut command, &self.program)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
-        let child = command.spawn()?;
+        let mut child = command.spawn().map_err(|error| report.explain(error))?;
         let pid = Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Process { pid, pidfd })
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Process { pid, pidfd }),
+            // Nobody could watch it.
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error.into())
+            }
+        }
     }
 }
 
@@ -110,6 +141,21 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// Makes sure that there is a program that can be run, as exec will look for it, so that a slip of the pen is told once and
+/// not by every worker.
+fn find(program: &OsStr, directory: &Path) -> io::Result<()> {
+    let runs = |file: &Path| -> io::Result<()> {
+        rustix::fs::access(file, Access::EXEC_OK)?;
+        if fs::metadata(file)?.is_file() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    };
+    if program.as_encoded_bytes().contains(&b'/') {
+        return runs(&directory.join(program));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|folder| runs(&directory.join(folder).join(program)).is_ok());
+    if found { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "no folder of PATH has it")) }
 }
 
 /// The working directory by the name that the shell gave it: `$PWD` keeps symlinks that `getcwd` resolves.

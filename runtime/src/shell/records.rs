@@ -1,11 +1,11 @@
 //! What the master remembers and says of reloads and exits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use everport_handoff::bootstrap::Identity;
-use everport_handoff::id::Generation;
+use everport_handoff::id::{Generation, WorkerId};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -34,7 +34,15 @@ pub(super) struct Records {
     /// The last reload, and the generation that it replaced.
     last_reload: Option<(ReloadRecord, Option<Generation>)>,
     exhaustion_said: Option<Instant>,
+    /// What the last workers that ended had been refused, to say it with why they could not start.
+    refusals: BTreeMap<WorkerId, String>,
 }
+
+/// How many refusals are kept: more than one generation can have on any machine that is looked at.
+const MAX_REFUSALS: usize = 64;
+
+/// How many may wait for reloads. Who asks beyond that has a reload coming anyway.
+const MAX_ASKED: usize = 256;
 
 /// How a reload ended.
 #[derive(Debug)]
@@ -55,6 +63,7 @@ impl Records {
             reload_began: None,
             last_reload: None,
             exhaustion_said: None,
+            refusals: BTreeMap::new(),
         }
     }
 
@@ -63,13 +72,16 @@ impl Records {
         clock::now().saturating_duration_since(self.started)
     }
 
-    /// Keeps somebody who asked for a reload, until it has ended.
-    pub(super) fn asked(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) -> Ticket {
+    /// Keeps somebody who asked for a reload, until it has ended; nobody beyond [`MAX_ASKED`].
+    pub(super) fn asked(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) -> Option<Ticket> {
+        info!(asked_by = ?by, "reload asked");
+        if self.asked.len() >= MAX_ASKED {
+            return None;
+        }
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        info!(asked_by = ?by, "reload asked");
         self.asked.insert(ticket, Asked { by, answer });
-        ticket
+        Some(ticket)
     }
 
     pub(super) fn reload_started(&mut self, generation: Generation, tickets: &[Ticket]) {
@@ -83,7 +95,7 @@ impl Records {
         let asked: Vec<Asked> = tickets.iter().filter_map(|ticket| self.asked.remove(ticket)).collect();
         let reason = match &outcome {
             Outcome::Committed => None,
-            Outcome::RolledBack(failure) => Some(describe(failure)),
+            Outcome::RolledBack(failure) => Some(self.describe(failure)),
         };
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let starting_ms = millis(phases.starting);
@@ -117,6 +129,12 @@ impl Records {
     /// it.
     pub(super) fn exited(&mut self, link: &Link, pid: i32, exit: Exit) {
         let Identity { worker, slot, generation } = link.identity;
+        if let Some(refused) = &link.refused {
+            self.refusals.insert(worker, refused.clone());
+            if self.refusals.len() > MAX_REFUSALS {
+                self.refusals.pop_first();
+            }
+        }
         let active = link.figures().active;
         // A worker that ends by itself has finished what it had.
         let cut = if exit == Exit::Code(0) { 0 } else { active };
@@ -127,6 +145,36 @@ impl Records {
         {
             record.finished += finished;
             record.cut += cut;
+        }
+    }
+
+    /// Why a generation could not start, in a sentence.
+    pub(super) fn describe(&self, failure: &Failure) -> String {
+        match failure {
+            Failure::SpawnFailed { slot, reason } => {
+                format!("the worker of slot {slot} could not be started: {reason}")
+            }
+            Failure::Exited { slot, worker, exit } => {
+                let refused =
+                    self.refusals.get(worker).map(|refused| format!("; it was refused a listener: {refused}"));
+                let (how, refused) = (words(*exit), refused.unwrap_or_default());
+                format!("worker {worker} of slot {slot} {how} before it was ready{refused}")
+            }
+            Failure::NotReady { slot, worker, after } => {
+                let after = humantime::format_duration(*after);
+                format!(
+                    "worker {worker} of slot {slot} was not ready after {after}: a program is ready at its first accept \
+                     on one of Everport's listeners, or when it says so"
+                )
+            }
+            Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),
+            Failure::Broke { slot, worker, reason } => {
+                format!("worker {worker} of slot {slot} broke the protocol before it was ready: {reason}")
+            }
+            Failure::Left { slot, worker } => {
+                format!("worker {worker} of slot {slot} asked to leave before it was ready")
+            }
+            Failure::Stopped => "the master was told to stop".to_owned(),
         }
     }
 
@@ -153,25 +201,5 @@ pub(super) fn words(exit: Exit) -> String {
             Some(name) => format!("was killed by {name}"),
             None => format!("was killed by signal {signal}"),
         },
-    }
-}
-
-/// Why a generation could not start, in a sentence.
-pub(super) fn describe(failure: &Failure) -> String {
-    match failure {
-        Failure::SpawnFailed { slot, reason } => format!("the worker of slot {slot} could not be started: {reason}"),
-        Failure::Exited { slot, worker, exit } => {
-            format!("worker {worker} of slot {slot} {} before it was ready", words(*exit))
-        }
-        Failure::NotReady { slot, worker, after } => {
-            let after = humantime::format_duration(*after);
-            format!("worker {worker} of slot {slot} was not ready after {after}")
-        }
-        Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),
-        Failure::Broke { slot, worker, reason } => {
-            format!("worker {worker} of slot {slot} broke the protocol before it was ready: {reason}")
-        }
-        Failure::Left { slot, worker } => format!("worker {worker} of slot {slot} asked to leave before it was ready"),
-        Failure::Stopped => "the master was told to stop".to_owned(),
     }
 }

@@ -24,7 +24,7 @@ impl Shell {
         }
     }
 
-    fn state(&self) -> MasterState {
+    pub(super) fn state(&self) -> MasterState {
         let is_starting = |state| matches!(state, machine::GenerationState::Starting { .. });
         match self.machine.reload() {
             _ if self.machine.is_stopping() => MasterState::Stopping,

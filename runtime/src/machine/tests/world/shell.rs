@@ -135,6 +135,7 @@ impl World {
             }
             Action::Close { connection } => self.close(connection),
             Action::Shutdown { connection } => self.shut_down(connection),
+            Action::StopBegan { .. } | Action::WarnUnclaimed { .. } => {}
             Action::ReloadStarted { generation, .. } => {
                 assert_eq!(self.running_reload, None, "two reloads run");
                 self.running_reload = Some(generation);
