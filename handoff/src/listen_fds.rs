@@ -12,15 +12,12 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::sys::image::{self, Numbered};
-
-/// The first descriptor, `SD_LISTEN_FDS_START`.
-const FIRST: RawFd = 3;
 
 /// What systemd writes for a listener without a name.
 const UNNAMED: &str = "unknown";
@@ -49,32 +46,8 @@ impl ListenFds<'_> {
         let names: Vec<&str> = self.listeners.iter().map(|(_, name)| name.unwrap_or(UNNAMED)).collect();
         command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         let fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|(fd, _)| *fd).collect();
-        image::exec_with(command, self.arg0, number(&fds)?, self.orphaned)
+        image::exec_with(command, self.arg0, Numbered::from(&fds)?, self.orphaned)
     }
-}
-
-/// Copies of the listeners above the numbers that they will have in the child.
-fn number(listeners: &[BorrowedFd<'_>]) -> io::Result<Numbered> {
-    let beyond = FIRST.saturating_add(RawFd::try_from(listeners.len()).unwrap_or(RawFd::MAX));
-    let copy = |fd: &BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, beyond);
-    let copies = listeners.iter().map(copy).collect::<rustix::io::Result<Vec<OwnedFd>>>()?;
-    Ok(Numbered { first: FIRST, copies, spare: occupy(listeners, beyond)? })
-}
-
-/// Takes every free number below `beyond`, so that the pipe by which std reports a failed exec gets none that a listener
-/// is about to be copied to.
-fn occupy(listeners: &[BorrowedFd<'_>], beyond: RawFd) -> io::Result<Vec<OwnedFd>> {
-    let mut spare = Vec::new();
-    if let Some(any) = listeners.first() {
-        loop {
-            let copy = rustix::io::fcntl_dupfd_cloexec(any, FIRST)?;
-            if copy.as_raw_fd() >= beyond {
-                break;
-            }
-            spare.push(copy);
-        }
-    }
-    Ok(spare)
 }
 
 #[cfg(test)]

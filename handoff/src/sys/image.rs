@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -16,14 +16,35 @@ use nix::sys::signal::Signal;
 
 use super::spawn::reset_signals;
 
+/// The first number, `SD_LISTEN_FDS_START`.
+const FIRST: RawFd = 3;
+
 /// Descriptors that a child shall find under consecutive numbers.
 #[derive(Debug)]
 pub(crate) struct Numbered {
-    pub(crate) first: RawFd,
     /// In their order. Their own numbers are above all that they shall have.
-    pub(crate) copies: Vec<OwnedFd>,
-    /// What keeps numbers taken that would be free otherwise.
-    pub(crate) spare: Vec<OwnedFd>,
+    copies: Vec<OwnedFd>,
+    /// They keep every free number below taken, so that the pipe by which std reports a failed exec gets none of those that
+    /// are about to be written over.
+    _spare: Vec<OwnedFd>,
+}
+
+impl Numbered {
+    /// The caller keeps its descriptors.
+    pub(crate) fn from(fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let beyond = FIRST.saturating_add(RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX));
+        let copy = |fd: &BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, beyond);
+        let copies = fds.iter().map(copy).collect::<rustix::io::Result<Vec<_>>>()?;
+        let mut spare = Vec::new();
+        while let Some(any) = fds.first() {
+            let lowest = rustix::io::fcntl_dupfd_cloexec(any, FIRST)?;
+            if lowest.as_raw_fd() >= beyond {
+                break;
+            }
+            spare.push(lowest);
+        }
+        Ok(Self { copies, _spare: spare })
+    }
 }
 
 /// Makes the child of `command` find descriptors under their numbers and its own pid in `LISTEN_PID`, with every signal at
@@ -88,14 +109,13 @@ impl Image {
 
     /// Runs in the child.
     fn exec(&mut self) -> io::Result<Infallible> {
-        for (number, fd) in (self.fds.first..).zip(&self.fds.copies) {
-            // SAFETY: the call takes numbers. The one that is written over belongs to nobody in the child: `spare` keeps
-            // std from using it.
+        for (number, fd) in (FIRST..).zip(&self.fds.copies) {
+            // SAFETY: the call takes numbers. The one that is written over belongs to nobody in the child:
+            // `Numbered` keeps std from using it.
             if unsafe { nix::libc::dup2(fd.as_raw_fd(), number) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }
-        debug_assert!(self.fds.spare.len() <= self.fds.copies.len());
         reset_signals()?;
         set_pdeathsig(self.orphaned)?;
         let pid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
