@@ -83,6 +83,13 @@ fn reloads_under_load(master: Master, clients: &[(Kind, usize)]) {
     master.check();
 }
 
+/// Waits for so many lines with these words; there are no more of them.
+#[track_caller]
+fn says(master: &Master, times: usize, words: &[&str]) {
+    soon("the lines", || (master.log.count(words) >= times).then_some(()));
+    assert_eq!(master.log.count(words), times, "{words:?}");
+}
+
 #[test]
 fn gunicorn_is_reloaded_under_load() {
     reloads_under_load(in_front_of_gunicorn().start(), &[(Kind::Fresh, 8)]);
@@ -114,6 +121,7 @@ fn gunicorn_with_a_broken_application_is_rolled_back() {
 #[test]
 fn a_worker_is_told_its_listeners_by_name() {
     let master = python(&[]).start();
+    says(&master, 0, &["WARN"]);
     let answer = http::get(master.address(), "/").expect("an answer").text();
     assert!(answer.ends_with(" 1 web\n"), "{answer}");
     master.check();
@@ -124,7 +132,7 @@ fn a_worker_is_told_its_listeners_by_name() {
 fn a_program_is_ready_when_it_says_so_if_its_word_is_asked_for() {
     let master = python(&["silent=1", "says=1"]).set("EVERPORT_READY", "manual").start();
     master.reload_well();
-    assert_eq!(master.log.count(&["worker ready", "READY=1"]), 4);
+    says(&master, 4, &["worker ready", "READY=1"]);
     master.settle(2);
     master.check_but(&["drain signal not handled"]);
 }
@@ -149,7 +157,7 @@ fn the_word_of_a_program_that_is_seen_not_to_accept_does_not_count() {
 #[test]
 fn a_program_that_shows_nothing_is_ready_after_a_time_as_a_last_resort() {
     let master = python(&["silent=1"]).set("EVERPORT_READY_AFTER", "300ms").start();
-    assert_eq!(master.log.count(&["WARN", "worker ready", "ready-after, unproven"]), 2);
+    says(&master, 2, &["WARN", "worker ready", "ready-after, unproven"]);
     let _served = who(master.address());
     master.check_but(&["drain signal not handled"]);
 }
@@ -173,7 +181,7 @@ fn a_program_that_does_nothing_on_the_drain_signal_is_killed_at_the_deadline() {
     master.reload_well();
     old.into_iter().for_each(process::wait_for_end);
     master.settle(2);
-    assert_eq!(master.log.count(&["worker exited", "generation=1", "was killed by SIGKILL"]), 2);
+    says(&master, 2, &["worker exited", "generation=1", "was killed by SIGKILL"]);
     master.check();
 }
 
@@ -186,8 +194,8 @@ fn a_program_that_does_not_handle_the_drain_signal_is_spared_it_until_the_deadli
     master.reload_well();
     assert_eq!(slow.join().expect("no panic").expect("an answer").status, 200);
     master.settle(2);
-    assert_eq!(master.log.count(&["ERROR", "drain signal not handled"]), 2);
-    assert_eq!(master.log.count(&["worker exited", "generation=1", "was killed by SIGKILL"]), 2);
+    says(&master, 2, &["ERROR", "drain signal not handled"]);
+    says(&master, 2, &["worker exited", "generation=1", "was killed by SIGKILL"]);
     master.check_but(&["drain signal not handled"]);
 }
 

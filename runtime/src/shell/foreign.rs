@@ -32,7 +32,7 @@ use super::process::Process;
 use super::records::words;
 use super::{Shell, clock};
 use crate::config::{Config, Protocol, Readiness};
-use crate::machine::{Event, Evidence, Exit, Proof, Rule, View};
+use crate::machine::{Event, Evidence, Exit, Proof, RequestId, Rule, View};
 
 /// The pause between two looks at programs that start: shorter than anybody notices, and long beside the part of a
 /// millisecond that a look takes.
@@ -200,6 +200,10 @@ impl Shell {
                 Proof::Seen => info!(%worker, %slot, %generation, by = "seen to accept", "worker ready"),
                 Proof::Said => info!(%worker, %slot, %generation, by = "READY=1", "worker ready"),
                 Proof::Time => warn!(%worker, %slot, %generation, by = "ready-after, unproven", "worker ready"),
+            }
+            // Nobody asked, but it uses all of them.
+            for (listener, _) in self.listeners.iter() {
+                self.events.push_back(Event::ListenAsked { worker, request: RequestId(0), listener });
             }
             self.note(Event::WorkerReady { worker });
         }
