@@ -6,16 +6,17 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
 use crate::privileges::{Account, Privileges, Step};
 
-/// Lets the program of `command` inherit `fds` under their present numbers, with every signal at its default.
+/// Lets the program of `command` inherit `fds` under their present numbers, with every signal but the real-time ones at its
+/// default, and none blocked.
 ///
-/// An ignored signal would stay ignored through exec: a worker that ignored TERM by accident could never leave.
+/// What is ignored or blocked would stay so through exec: a worker that did so with TERM by accident could never leave.
 /// The caller keeps the descriptors open until the child is spawned.
 pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
     let fds: [RawFd; 2] = fds.map(|fd| fd.as_raw_fd());
@@ -31,13 +32,13 @@ pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
     }
 }
 
-/// Lets every signal do what it does by default. Runs in the child.
+/// Lets every signal do what it does by default, and blocks none. Runs in the child.
 pub(super) fn reset_signals() -> io::Result<()> {
     for number in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default action calls nothing of ours.
         unsafe { signal(number, SigHandler::SigDfl) }?;
     }
-    Ok(())
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
 /// Makes the child of `command` give up what `privileges` does not allow, before exec. A failure is told by the number of

@@ -10,12 +10,12 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::records::Ended;
-use super::{Shell, clock};
 use crate::config::Protocol;
-use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -27,12 +27,11 @@ impl Shell {
                 self.kill_foreign(worker);
             }
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
-            Action::Drain { worker, deadline } => {
+            Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
-                let deadline = deadline.saturating_duration_since(clock::now());
-                self.order(worker, ToWorker::Drain { deadline }.into());
+                self.order(worker, ToWorker::Drain.into());
                 self.drain_foreign(worker);
             }
             Action::Forget { worker } => {
@@ -207,11 +206,17 @@ impl Shell {
     pub(super) fn send_offers(&mut self) {
         while let Some(worker) = self.staged.pop() {
             let Some(link) = self.links.get_mut(&worker) else { continue };
-            let (failed, room) = link.send_offers(&self.connections);
-            for connection in failed {
+            let sent = link.send_offers(&self.connections);
+            for connection in sent.failed {
                 self.note(Event::OfferFailed { worker, connection });
             }
-            self.heed_room(worker, room);
+            for connection in sent.unsayable {
+                warn!(connection = connection.0, "connection ended: no message can hold its offer");
+                self.connections.shut_down(connection);
+                // For the machine it has an owner, who ended it.
+                self.note(Event::Settled { worker, connection, how: Settled::Taken });
+            }
+            self.heed_room(worker, sent.room);
             self.pump();
         }
     }
