@@ -84,6 +84,6 @@ fn a_window_that_changes_its_size_changes_nothing_else() {
         tcsetwinsize(&user, size).expect("an open terminal");
         assert_eq!(Line::connect(address).who().generation, 1);
     }
-    crate::harness::process::signal(master_of(&master), nix::sys::signal::Signal::SIGTERM);
+    process::signal(master_of(&master), Signal::SIGTERM);
     assert_eq!(master.wait().code(), Some(0));
 }
