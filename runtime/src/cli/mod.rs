@@ -9,6 +9,7 @@
 mod arguments;
 mod ask;
 mod table;
+mod unit;
 
 use std::env;
 use std::ffi::OsString;
@@ -23,7 +24,7 @@ use clap::error::ErrorKind;
 
 use self::arguments::{Arguments, Command, ControlArguments};
 use crate::builder::run_master;
-use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
+use crate::config::{Config, ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
 
@@ -83,6 +84,18 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         }
         Command::Reload { control } => ask::reload(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
+        Command::Reopen { control } => ask::reopen(&control_socket(control)?),
+        Command::Unit(run) => {
+            let config: Config = run.into_raw().or_surroundings().try_into()?;
+            if config.daemon {
+                return Err(Failure::UnitOfDaemon);
+            }
+            let here = env::current_dir().map_err(Error::io("find", &"the working directory"))?;
+            let own = env::current_exe().map_err(Error::io("find", &"this program's own file"))?;
+            let arguments: Vec<OsString> = env::args_os().skip(2).collect();
+            let origin = unit::Origin { executable: &own, arguments: &arguments, directory: &here };
+            print(unit::unit(&config, &origin, variable).as_bytes())
+        }
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }
@@ -94,6 +107,10 @@ enum Failure {
     Master(#[from] Error),
     #[error("no control socket: name it by --control or EVERPORT_CONTROL")]
     NoControl,
+    #[error("a service manager keeps the master in the background itself: leave --daemon out")]
+    UnitOfDaemon,
+    #[error("not opened again: {}", reasons.join("; "))]
+    NotReopened { reasons: Vec<String> },
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error("rolled back: generation {generation}: {reason}")]
@@ -109,7 +126,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Master(Error::Config(_)) | Self::NoControl => BAD_USAGE,
+            Self::Master(Error::Config(_)) | Self::NoControl | Self::UnitOfDaemon => BAD_USAGE,
             _ => FAILED,
         }
     }
@@ -145,7 +162,6 @@ fn print(text: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     fn wrong_workers() -> ConfigError {
         let mut raw = RawConfig::embedded();
