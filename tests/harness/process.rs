@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::clock::{PATIENCE, soon};
 
@@ -40,13 +40,6 @@ pub(crate) fn lives(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
-/// Lets a process open this many descriptors from now on.
-pub(crate) fn allow_descriptors(pid: u32, most: u64) {
-    let limits = Rlimit { current: Some(most), maximum: rustix::process::getrlimit(Resource::Nofile).maximum };
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
-    rustix::process::prlimit(pid, Resource::Nofile, limits).expect("it is our own process");
-}
-
 /// How many descriptors a process has open.
 pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
@@ -62,23 +55,42 @@ pub(crate) fn backlog(address: SocketAddr) -> usize {
     listening(address).into_iter().map(|socket| socket.waiting).sum()
 }
 
-struct Listening {
+/// How many clients are connected to this port, accepted or not.
+pub(crate) fn established(address: SocketAddr) -> usize {
+    // State 01 is ESTABLISHED.
+    sockets(address, "01").len()
+}
+
+struct Socket {
     inode: u64,
     waiting: usize,
 }
 
-fn listening(address: SocketAddr) -> Vec<Listening> {
+/// The sockets that listen at this port.
+fn listening(address: SocketAddr) -> Vec<Socket> {
+    // State 0A is LISTEN.
+    sockets(address, "0A")
+}
+
+fn sockets(address: SocketAddr, state: &str) -> Vec<Socket> {
     let table = if address.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
     let port = format!(":{:04X}", address.port());
     let read = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let waiting = fields.get(4)?.split_once(':')?.1;
-        // State 0A is LISTEN.
-        (fields[1].ends_with(&port) && fields[3] == "0A").then_some(())?;
-        Some(Listening { inode: fields.get(9)?.parse().ok()?, waiting: usize::from_str_radix(waiting, 16).ok()? })
+        (fields[1].ends_with(&port) && fields[3] == state).then_some(())?;
+        Some(Socket { inode: fields.get(9)?.parse().ok()?, waiting: usize::from_str_radix(waiting, 16).ok()? })
     };
     let text = fs::read_to_string(table).expect("the kernel's table of sockets");
     text.lines().skip(1).filter_map(read).collect()
+}
+
+/// How nice a process is.
+pub(crate) fn nice(pid: u32) -> i64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a living process");
+    // Field 19, counted from the one behind the name, which is field 3.
+    let fields = text.rsplit_once(')').expect("a name").1;
+    fields.split_whitespace().nth(16).and_then(|nice| nice.parse().ok()).expect("a number")
 }
 
 /// Waits until a process has gone or is a zombie.

@@ -10,6 +10,7 @@ mod arguments;
 mod ask;
 mod orders;
 mod table;
+mod unit;
 mod workers;
 
 use std::env;
@@ -25,10 +26,9 @@ use clap::error::ErrorKind;
 
 use self::arguments::{Arguments, Command, ControlArguments};
 use crate::builder::run_master;
-use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
+use crate::config::{Config, ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
-use crate::telemetry::{self, Role};
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
@@ -81,13 +81,24 @@ const BAD_USAGE: u8 = 2;
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(run) => {
-            let _flush = telemetry::init(Role::Master, variable)?;
             let config = run.into_raw().or_surroundings().try_into()?;
             Ok(run_master(config)?)
         }
         Command::Reload { control } => ask::reload(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
         Command::Order(order) => orders::give(order),
+        Command::Reopen { control } => ask::reopen(&control_socket(control)?),
+        Command::Unit(run) => {
+            let config: Config = run.into_raw().or_surroundings().try_into()?;
+            if config.daemon {
+                return Err(Failure::UnitOfDaemon);
+            }
+            let here = env::current_dir().map_err(Error::io("find", &"the working directory"))?;
+            let own = env::current_exe().map_err(Error::io("find", &"this program's own file"))?;
+            let arguments: Vec<OsString> = env::args_os().skip(2).collect();
+            let origin = unit::Origin { executable: &own, arguments: &arguments, directory: &here };
+            print(unit::unit(&config, &origin, variable).as_bytes())
+        }
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }
@@ -99,6 +110,10 @@ enum Failure {
     Master(#[from] Error),
     #[error("no control socket: name it by --control or EVERPORT_CONTROL")]
     NoControl,
+    #[error("a service manager keeps the master in the background itself: leave --daemon out")]
+    UnitOfDaemon,
+    #[error("not opened again: {}", reasons.join("; "))]
+    NotReopened { reasons: Vec<String> },
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error("rolled back: generation {generation}: {reason}")]
@@ -114,7 +129,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Master(Error::Config(_)) | Self::NoControl => BAD_USAGE,
+            Self::Master(Error::Config(_)) | Self::NoControl | Self::UnitOfDaemon => BAD_USAGE,
             _ => FAILED,
         }
     }
@@ -150,7 +165,6 @@ fn print(text: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     fn wrong_workers() -> ConfigError {
         let mut raw = RawConfig::embedded();

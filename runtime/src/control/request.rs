@@ -9,7 +9,7 @@ use everport_handoff::id::WorkerId;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{Killing, Pausing, ReloadRecord, Scaled, Status, Stopping};
+use super::protocol::{Killing, Pausing, ReloadRecord, Reopened, Scaled, Status, Stopping};
 use crate::machine::Scale;
 
 /// Who asks, as the kernel knows it.
@@ -27,6 +27,8 @@ pub(crate) enum Request {
     Status { answer: oneshot::Sender<Status> },
     /// Reload, and answer with the outcome.
     Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
+    /// Open the log files again, and answer when that is done.
+    Reopen { client: Client, answer: oneshot::Sender<Reopened> },
     /// Begin to stop, and answer at once.
     Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
     /// Set the number of workers, and answer at once.

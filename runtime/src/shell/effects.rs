@@ -14,6 +14,7 @@ use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::records::Ended;
+use crate::config::Protocol;
 use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
 
 impl Shell {
@@ -21,7 +22,10 @@ impl Shell {
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
-            Action::Kill { worker } => self.kill(worker),
+            Action::Kill { worker } => {
+                self.kill(worker);
+                self.kill_foreign(worker);
+            }
             Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
@@ -30,9 +34,11 @@ impl Shell {
                     link.active_at_drain = Some(link.figures().active);
                 }
                 self.order(worker, ToWorker::Drain.into());
+                self.drain_foreign(worker);
             }
             Action::Forget { worker } => {
                 self.links.remove(&worker);
+                self.foreigners.forget(worker);
                 self.drop_pins();
             }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
@@ -55,15 +61,24 @@ impl Shell {
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
             Action::Recycling { worker, why } => self.records.recycling(worker, why),
-            Action::StopBegan { at_once: true } => info!("stopping at once"),
-            Action::StopBegan { at_once: false } => info!("stopping gracefully; a second signal stops at once"),
+            Action::StopBegan { at_once } => {
+                self.manager.stopping();
+                match at_once {
+                    true => info!("stopping at once"),
+                    false => info!("stopping gracefully; a second signal stops at once"),
+                }
+            }
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
-            Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
+            Action::ReloadStarted { generation, tickets } => {
+                self.manager.reloading();
+                self.records.reload_started(generation, &tickets);
+            }
             Action::ReloadEnded { generation, tickets, outcome, phases } => {
                 let replaced = self.replaced_by(generation);
                 let workers = self.machine.slots();
                 self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
                 self.drop_pins();
+                self.manager.reloaded();
             }
             Action::Finish { failure } => self.end = Some(failure),
         }
@@ -78,7 +93,11 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) {
         let Identity { worker, slot, generation } = identity;
-        match self.try_spawn(identity) {
+        let spawned = match self.config.protocol {
+            Protocol::Everport => self.try_spawn(identity),
+            Protocol::ListenFds => self.try_spawn_foreign(identity),
+        };
+        match spawned {
             Ok(pid) => info!(%worker, %slot, %generation, pid, "worker spawned"),
             Err(error) => {
                 let reason = format!("start {:?}: {error}", self.launcher.program());
@@ -93,7 +112,12 @@ impl Shell {
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
         let bells = [bell.try_clone()?, bell];
-        let process = self.launcher.spawn(identity, &ends.inherited)?;
+        let inherited = &ends.inherited;
+        let process = self.launcher.spawn(
+            identity.generation,
+            |command, _| inherited.pass_to(command, identity),
+            &self.output,
+        )?;
         let pid = process.pid();
         // This drops the worker's ends, else the master would never see the channel close.
         let link = Link::new(identity, ends, bells, process);

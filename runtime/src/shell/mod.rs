@@ -5,20 +5,28 @@
 //!
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
+mod announce;
 mod clock;
 mod connections;
 mod effects;
+mod foreign;
 mod link;
 mod listeners;
+mod manager;
 mod measure;
 mod operator;
+mod orphans;
 mod pin;
 mod poller;
+mod privileges;
 mod process;
 mod records;
+mod reopening;
 mod signals;
 mod sources;
 mod status;
+mod surroundings;
+mod worker_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -30,15 +38,21 @@ use everport_handoff::socket::InheritedSockets;
 use tracing::info;
 
 use self::connections::Connections;
+use self::foreign::Foreigners;
 use self::link::Link;
 use self::listeners::Listeners;
+use self::manager::Manager;
 use self::poller::{Poller, Source};
+pub use self::privileges::PrivilegeError;
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
+use self::surroundings::Output;
 use crate::config::{Config, MAX_WORKERS};
+use crate::control::protocol::MasterState;
 use crate::control::request::Requests;
 use crate::control::server::Server;
+use crate::daemon::Notice;
 use crate::error::{Error, Result};
 use crate::machine::{Action, Care, Event, Failure, Limits, Machine, Settings};
 use crate::pid_file::PidFile;
@@ -58,9 +72,9 @@ const QUEUE: usize = 64;
 /// How long to wait before sending again what found no room for descriptors under way: the workers take theirs in less.
 const STARVED_RETRY: Duration = Duration::from_millis(100);
 
-/// Runs the master until it is told to stop. Called in the master, on its main thread.
-pub(crate) fn run(config: Config) -> Result<()> {
-    let mut shell = Shell::start(config)?;
+/// Runs the master until it is told to stop, and gives notice when it serves. Called in the master, on its main thread.
+pub(crate) fn run(config: Config, notice: Option<Notice>) -> Result<()> {
+    let mut shell = Shell::start(config, notice)?;
     let ended = shell.run();
     info!("master stopped");
     ended
@@ -88,10 +102,21 @@ struct Shell {
     config: Config,
     machine: Machine,
     launcher: Launcher,
+    output: Output,
+    manager: Manager,
+    /// To be given once, when the first generation serves.
+    notice: Option<Notice>,
+    /// The state of which the outside was told last.
+    announced: MasterState,
+    /// Whether something has happened that the outside may want to know.
+    has_news: bool,
+    adopts_orphans: bool,
     poller: Poller,
     listeners: Listeners,
     connections: Connections,
     links: HashMap<WorkerId, Link>,
+    /// The workers that have no link.
+    foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
     /// Links that found no room for descriptors under way; tried again after a moment.
@@ -107,13 +132,17 @@ struct Shell {
 
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
-    fn start(config: Config) -> Result<Self> {
+    fn start(config: Config, notice: Option<Notice>) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config.program)?;
+        let soft = privileges::raise_nofile().map_err(Error::io("raise", &"the limit of descriptors"))?;
+        let launcher = Launcher::new(&config, soft)?;
+        let output = Output::start(&config)?;
+        let manager = Manager::from_env().map_err(Error::io("reach", &"the service manager of NOTIFY_SOCKET"))?;
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
+        let foreigners = Foreigners::new(&config).map_err(Error::io("make", &"the socket for READY=1"))?;
         let settings = Settings {
             workers: config.workers.get(),
             ready_timeout: config.ready_timeout,
@@ -127,9 +156,16 @@ impl Shell {
         let mut shell = Self {
             machine: Machine::new(settings),
             launcher,
+            output,
+            manager,
+            notice,
+            announced: MasterState::Starting,
+            has_news: true,
+            adopts_orphans: orphans::come_to_us(),
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
+            foreigners,
             staged: Vec::new(),
             starved: BTreeSet::new(),
             records: Records::new(),
@@ -148,6 +184,9 @@ impl Shell {
 
     fn watch_own_sources(&self) -> nix::Result<()> {
         self.poller.add(&self.signals, Source::Signals)?;
+        if let Some(notices) = self.foreigners.notices() {
+            self.poller.add(notices, Source::Notices)?;
+        }
         match &self.control {
             Some((_, requests)) => self.poller.add(requests, Source::Control),
             None => Ok(()),
@@ -171,12 +210,18 @@ impl Shell {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
         let retry = (!self.starved.is_empty()).then(|| clock::now() + STARVED_RETRY);
-        let wait = self.poller.wait(self.machine.next_deadline().into_iter().chain(retry).min());
+        let look = self.foreigners.next_look();
+        let deadlines = [self.machine.next_deadline(), retry, look, self.manager.next_deadline()];
+        let wait = self.poller.wait(deadlines.into_iter().flatten().min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }
         let due = |deadline: Instant| deadline <= clock::now();
+        if look.is_some_and(due) {
+            self.look_at_foreigners();
+            self.pump();
+        }
         if retry.is_some_and(due) {
             for worker in std::mem::take(&mut self.starved) {
                 self.use_room(worker);
@@ -189,6 +234,7 @@ impl Shell {
             self.pump();
         }
         self.send_offers();
+        self.announce_state();
         Ok(())
     }
 
@@ -203,6 +249,7 @@ impl Shell {
         while let Some(event) = self.events.pop_front() {
             self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
+                self.has_news |= !announce::is_traffic(&action);
                 self.carry_out(action);
             }
         }

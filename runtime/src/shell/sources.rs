@@ -8,14 +8,16 @@ use everport_handoff::bootstrap::Identity;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::Shell;
 use super::link::{Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
+use super::process::Process;
 use super::signals::Order as SignalOrder;
+use super::{Shell, orphans};
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, ReloadRecord, Stopping};
 use crate::control::request::{Client, Request};
@@ -47,9 +49,13 @@ impl Shell {
                 }
                 self.hear(worker, MAX_MESSAGES);
             }
-            Source::Process(worker) => self.bury(worker),
+            Source::Process(worker) => {
+                self.bury(worker);
+                self.bury_foreign(worker);
+            }
             Source::Signals => self.obey_signals(),
             Source::Control => self.answer_control(),
+            Source::Notices => self.hear_notices(),
         }
     }
 
@@ -268,6 +274,11 @@ impl Shell {
         if let Some(listener) = self.listeners.find(&address, index) {
             return Ok(listener);
         }
+        if self.launcher.surroundings().is_other_user() {
+            let reason =
+                format!("bind {address}: workers of another user may listen where the configuration says only");
+            return Err(ListenFailure { errno: Some(Errno::ACCESS.raw_os_error()), reason });
+        }
         if self.listeners.len() >= MAX_LISTENERS {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
         }
@@ -303,6 +314,17 @@ impl Shell {
             self.records.exited(link, view, pid, exit);
         }
         self.note(Event::WorkerExited { worker, exit });
+        // Behind this one others may have waited to be reaped.
+        self.reap_orphans();
+    }
+
+    /// Reaps the dead that are nobody's, if they come to this process.
+    fn reap_orphans(&self) {
+        if self.adopts_orphans {
+            let linked = self.links.values().filter_map(|link| link.process.as_ref());
+            let workers: Vec<i32> = linked.chain(self.foreigners.processes()).map(Process::pid).collect();
+            orphans::reap(|pid| workers.contains(&pid));
+        }
     }
 
     fn obey_signals(&mut self) {
@@ -319,11 +341,13 @@ impl Shell {
                 }
                 SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
                 SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
+                SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
             self.pump();
         }
+        self.reap_orphans();
     }
 
     fn reload(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) {
@@ -345,6 +369,10 @@ impl Shell {
                 }
                 Request::Reload { client, answer } => {
                     self.reload(AskedBy::Control { pid: client.pid, uid: client.uid }, Some(answer));
+                }
+                Request::Reopen { client, answer } => {
+                    info!(pid = client.pid, uid = client.uid, "reopen asked");
+                    self.reopen(Some(answer));
                 }
                 Request::Stop { client, at_once, answer } => {
                     let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);

@@ -28,7 +28,7 @@ impl Shell {
         }
     }
 
-    fn state(&self) -> MasterState {
+    pub(super) fn state(&self) -> MasterState {
         let is_starting = |state| matches!(state, machine::GenerationState::Starting { .. });
         match self.machine.reload() {
             _ if self.machine.is_stopping() => MasterState::Stopping,
@@ -59,7 +59,8 @@ impl Shell {
 
     fn worker(&self, view: WorkerView) -> WorkerStatus {
         let link = self.links.get(&view.worker);
-        let pid = link.and_then(|link| link.process.as_ref()).and_then(|process| u32::try_from(process.pid()).ok());
+        let process = link.and_then(|link| link.process.as_ref()).or_else(|| self.foreigners.process(view.worker));
+        let pid = process.and_then(|process| u32::try_from(process.pid()).ok());
         WorkerStatus {
             worker: view.worker,
             slot: view.slot,
