@@ -1,6 +1,7 @@
 //! The embedded face: one program that is the master and its workers.
 
 use std::env;
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use everport_handoff::worker::Worker;
 use tokio::runtime::{Handle, Runtime};
 
-use crate::config::{Config, Given, Policy, RawConfig, Readiness, Source, thread_count};
+use crate::config::{Config, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
 use crate::{shell, telemetry};
 
@@ -42,57 +43,95 @@ impl Default for Builder {
 impl Builder {
     /// Settings of which none is set.
     pub fn new() -> Self {
-        Self { raw: RawConfig::default(), threads: 1 }
+        Self { raw: RawConfig::embedded(), threads: 1 }
     }
 
     /// Binds a listener at start, such as `127.0.0.1:8000` or `unix:/run/app.sock`; a failure ends the start. May be called
     /// several times. Listeners that the application binds itself need not be named here. Variable: `EVERPORT_LISTEN`,
     /// separated by commas or spaces.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.raw.listen.push(Given::Text(address.into().into(), Source::Builder));
+        self.raw.add(Setting::Listen, address.into(), Source::Builder);
         self
     }
 
     /// How many workers run at a time. Default: as many as there are processors that the process may use. Variable:
     /// `EVERPORT_WORKERS`.
-    pub fn workers(mut self, workers: u32) -> Self {
-        self.raw.workers = Some(Given::Value(workers));
-        self
+    pub fn workers(self, workers: u32) -> Self {
+        self.set(Setting::Workers, workers.to_string())
     }
 
     /// How connections are spread over the workers. Default: [`Policy::RoundRobin`]. Variable: `EVERPORT_SCHED_POLICY`.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.raw.policy = Some(Given::Value(policy));
-        self
+    pub fn policy(self, policy: Policy) -> Self {
+        self.set(Setting::Policy, policy.to_string())
     }
 
     /// Where the master writes its pid. Default: nowhere. Variable: `EVERPORT_PID_FILE`.
-    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.raw.pid_file = Some(Given::Value(path.into()));
-        self
+    pub fn pid_file(self, path: impl Into<PathBuf>) -> Self {
+        self.set(Setting::PidFile, path.into())
     }
 
     /// Where the master listens for `everport status`, `reload` and `stop`. Default: nowhere. Variable: `EVERPORT_CONTROL`.
-    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
-        self.raw.control = Some(Given::Value(path.into()));
-        self
+    pub fn control(self, path: impl Into<PathBuf>) -> Self {
+        self.set(Setting::Control, path.into())
     }
 
     /// How long a worker may drain before what is left is cut. Default: 30 s. Variable: `EVERPORT_DRAIN_TIMEOUT`.
-    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.raw.drain_timeout = Some(Given::Value(timeout));
-        self
+    pub fn drain_timeout(self, timeout: Duration) -> Self {
+        self.set(Setting::DrainTimeout, time(timeout))
     }
 
     /// How long a worker may take until it is ready. Default: 30 s. Variable: `EVERPORT_READY_TIMEOUT`.
-    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
-        self.raw.ready_timeout = Some(Given::Value(timeout));
-        self
+    pub fn ready_timeout(self, timeout: Duration) -> Self {
+        self.set(Setting::ReadyTimeout, time(timeout))
     }
 
     /// When a worker is ready. Default: [`Readiness::Auto`]. Variable: `EVERPORT_READY`.
-    pub fn ready(mut self, readiness: Readiness) -> Self {
-        self.raw.readiness = Some(Given::Value(readiness));
+    pub fn ready(self, readiness: Readiness) -> Self {
+        self.set(Setting::Ready, readiness.to_string())
+    }
+
+    /// How a new generation takes over. Default: [`Strategy::All`]. Variable: `EVERPORT_STRATEGY`.
+    pub fn strategy(self, strategy: Strategy) -> Self {
+        self.set(Setting::Strategy, strategy.to_string())
+    }
+
+    /// How long the old generation stays warm, to serve again at once if the new one crashes. Default: not at all. Variable:
+    /// `EVERPORT_PROBATION`.
+    pub fn probation(self, time_on_trial: Duration) -> Self {
+        self.set(Setting::Probation, time(time_on_trial))
+    }
+
+    /// Replaces a worker that shows no life for this long. Default: never, for an application may block its runtime for
+    /// reasons of its own; 30 s suits one that does not. Variable: `EVERPORT_HANG_TIMEOUT`.
+    pub fn hang_timeout(self, timeout: Duration) -> Self {
+        self.set(Setting::HangTimeout, time(timeout))
+    }
+
+    /// Replaces a worker that has more memory than this, in bytes. Default: unlimited. Variable: `EVERPORT_RECYCLE_MEMORY`.
+    pub fn recycle_memory(self, bytes: u64) -> Self {
+        self.set(Setting::RecycleMemory, format!("{bytes}B"))
+    }
+
+    /// Replaces a worker that is older than this. Default: unlimited. Variable: `EVERPORT_RECYCLE_AGE`.
+    pub fn recycle_age(self, age: Duration) -> Self {
+        self.set(Setting::RecycleAge, time(age))
+    }
+
+    /// Replaces a worker that has taken this many connections. Default: unlimited. Variable:
+    /// `EVERPORT_RECYCLE_CONNECTIONS`.
+    pub fn recycle_connections(self, connections: u64) -> Self {
+        self.set(Setting::RecycleConnections, connections.to_string())
+    }
+
+    /// Reads this configuration file, at the start and at every reload. What is set here, or in the environment, goes before
+    /// what the file says. Default: none. Variable: `EVERPORT_CONFIG`.
+    pub fn config(mut self, path: impl Into<PathBuf>) -> Self {
+        self.raw.file = Some(path.into());
+        self
+    }
+
+    fn set(mut self, setting: Setting, text: impl Into<OsString>) -> Self {
+        self.raw.set(setting, text, Source::Builder);
         self
     }
 
@@ -145,6 +184,11 @@ impl Builder {
             run_master(self.raw.or_surroundings().try_into()?)
         }
     }
+}
+
+/// A duration as it is written.
+fn time(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
 }
 
 /// Runs the application in this process, which a master has started, until it returns and nothing that it serves is left.
@@ -208,7 +252,7 @@ mod tests {
             (Builder::new().threads(0), "invalid Builder::threads 0: want a whole number from 1 to 1024"),
             (
                 Builder::new().ready_timeout(Duration::ZERO),
-                "invalid Builder::ready_timeout 0ns: must be longer than zero, for nothing is ready at once",
+                r#"invalid Builder::ready_timeout "0s": must be longer than zero"#,
             ),
             (Builder::new().control(""), r#"invalid Builder::control "": the path is empty"#),
         ];

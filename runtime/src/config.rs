@@ -1,102 +1,34 @@
 //! What the master is told to do: the settings, their defaults and their limits.
 //!
-//! Owns the whole way from text to a [`Config`]: [`raw`] collects values with the place they come from (flag or Builder,
-//! then environment, then default), and its one gate turns them into a `Config` or into one sentence that says what is
-//! wrong. Invariant: a `Config` is valid; nobody checks a setting again.
+//! Owns the whole way from text to a [`Config`]: `key` is the table of all settings, `raw` collects values with the place
+//! they come from (flag or Builder, then environment, then file, then default), and `gate` turns them into a `Config` or into
+//! one sentence that says what is wrong. Invariant: a `Config` is valid; nobody checks a setting again.
 
 mod error;
+mod gate;
+mod key;
 mod raw;
+mod read;
 #[cfg(test)]
 mod tests;
+mod word;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use everport_handoff::address::ListenAddress;
-use serde::{Deserialize, Serialize};
+use nix::sys::signal::Signal;
 
 pub use self::error::ConfigError;
-pub(crate) use self::error::Problem;
-pub(crate) use self::raw::{Given, RawConfig, Setting, Source, control_path, thread_count};
-
-/// How connections are spread over the workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Policy {
-    /// `rr`: the master accepts and offers connections to the workers in turn.
-    #[default]
-    #[serde(rename = "rr")]
-    RoundRobin,
-    /// `none`: every worker holds the listener, and the kernel picks. `shared` is another name for it.
-    #[serde(rename = "none")]
-    None,
-}
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
-        match text {
-            "rr" => Ok(Self::RoundRobin),
-            "none" | "shared" => Ok(Self::None),
-            _ => Err(UnknownPolicy),
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::RoundRobin => "rr",
-            Self::None => "none",
-        })
-    }
-}
-
-/// The text names no policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown policy, the known ones are rr and none (also called shared)")]
-pub struct UnknownPolicy;
-
-/// When a worker is ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Readiness {
-    /// `auto`: when it first polls `accept`, or receives on UDP, with every `bind` that it asked for answered.
-    #[default]
-    Auto,
-    /// `manual`: when it says `worker.ready()`.
-    Manual,
-}
-
-impl FromStr for Readiness {
-    type Err = UnknownReadiness;
-
-    fn from_str(text: &str) -> Result<Self, UnknownReadiness> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "manual" => Ok(Self::Manual),
-            _ => Err(UnknownReadiness),
-        }
-    }
-}
-
-impl fmt::Display for Readiness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Auto => "auto",
-            Self::Manual => "manual",
-        })
-    }
-}
-
-/// The text names no readiness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("want auto or manual")]
-pub struct UnknownReadiness;
+pub(crate) use self::error::{Problem, quoted};
+pub(crate) use self::gate::{control_path, thread_count};
+pub(crate) use self::key::{Default as KeyDefault, KEYS, Key, Kind, Setting, master_environment};
+pub(crate) use self::raw::{RawConfig, Source};
+pub use self::word::{Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};
+pub(crate) use self::word::{Protocol, UnknownProtocol};
 
 /// What a worker executes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,27 +40,80 @@ pub(crate) enum Program {
     Command { program: OsString, arguments: Vec<OsString> },
 }
 
-/// The settings of a master.
+/// The settings of a master. What they are for, their defaults and the reasons for those: `ops/configuration.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "landed at once for everything that is to use them")]
 pub(crate) struct Config {
+    pub(crate) program: Program,
     /// The listeners that are bound at start. Workers may ask for more.
     pub(crate) listen: Vec<ListenAddress>,
     /// How many slots a generation has, at most [`MAX_WORKERS`].
     pub(crate) workers: NonZeroU32,
     pub(crate) policy: Policy,
+    pub(crate) protocol: Protocol,
+    pub(crate) readiness: Readiness,
+    /// How long a worker may take from its start until it is ready. Never zero.
+    pub(crate) ready_timeout: Duration,
+    /// When a program under `listen-fds` is believed to be ready if nothing shows it. Only with that protocol.
+    pub(crate) ready_after: Option<Duration>,
+    /// How long a worker may drain before what is left is cut. Zero cuts at once.
+    pub(crate) drain_timeout: Duration,
+    /// How long a connection that cannot move may wait for its next response while its worker drains.
+    pub(crate) drain_grace: Duration,
+    /// What makes a program under `listen-fds` drain. Never KILL or STOP.
+    pub(crate) drain_signal: Signal,
+    /// How many generations may drain at once, from 1 to 64.
+    pub(crate) drain_generations: u32,
+    /// How old a draining generation may be before the next reload waits for its end.
+    pub(crate) drain_age: Option<Duration>,
+    /// How much memory, in bytes, draining generations may have before the next reload waits.
+    pub(crate) drain_memory: Option<u64>,
+    pub(crate) strategy: Strategy,
+    /// How long the old generation stays warm after activation of the new one. Zero: not at all.
+    pub(crate) probation: Duration,
+    /// How long a worker may show no life. Never zero.
+    pub(crate) hang_timeout: Option<Duration>,
+    /// How many crashes within `restart_period` a slot, and a generation, is allowed before it rests. Never zero.
+    pub(crate) restart_limit: u32,
+    pub(crate) restart_period: Duration,
+    /// How much memory, in bytes, a worker may have. Never zero.
+    pub(crate) recycle_memory: Option<u64>,
+    /// How old a worker may become. Never zero.
+    pub(crate) recycle_age: Option<Duration>,
+    /// How many connections a worker may take. Never zero.
+    pub(crate) recycle_connections: Option<u64>,
+    /// How many workers may be under replacement by recycling at once. Never zero.
+    pub(crate) recycle_at_once: u32,
+    /// Variables that the workers get beside the master's own.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Whom the workers run as: a name or a number.
+    pub(crate) user: Option<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) no_new_privs: bool,
+    /// At most 0o777.
+    pub(crate) umask: Option<u32>,
+    /// From -20 to 19.
+    pub(crate) nice: Option<i32>,
+    /// From -1000 to 1000.
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The workers' soft limit of descriptors; the hard limit if there is none.
+    pub(crate) nofile: Option<u64>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Where workers may read, if that is limited.
+    pub(crate) sandbox_read: Vec<PathBuf>,
+    /// Where workers may read and write, if that is limited.
+    pub(crate) sandbox_write: Vec<PathBuf>,
     pub(crate) pid_file: Option<PathBuf>,
     /// Where the control socket is bound.
     pub(crate) control: Option<PathBuf>,
-    /// How long a worker may drain before what is left is cut. Zero cuts at once.
-    pub(crate) drain_timeout: Duration,
-    /// How long a worker may take from its start until it is ready. Never zero.
-    pub(crate) ready_timeout: Duration,
-    pub(crate) readiness: Readiness,
+    pub(crate) daemon: bool,
+    pub(crate) log_file: Option<PathBuf>,
+    pub(crate) worker_log_file: Option<PathBuf>,
+    pub(crate) audit_file: Option<PathBuf>,
     /// How long a draining worker waits for the first bytes of the streams that it has taken.
     pub(crate) first_byte_grace: Duration,
     /// How long a worker may leave an offer untaken before another gets the connection.
     pub(crate) steal_after: Duration,
-    pub(crate) program: Program,
 }
 
 /// More workers than any machine has processors for: a larger number is a slip of the finger.
@@ -146,24 +131,5 @@ pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The longest path that a unix socket can be bound to: `sun_path` without its final zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
-const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_BYTE_GRACE: Duration = Duration::from_secs(1);
 const STEAL_AFTER: Duration = Duration::from_millis(50);
-
-/// Variables of the master's environment that its workers do not get: a master inside a worker must not fight for the same
-/// files, and systemd's sockets and notifications are the master's alone. `EVERPORT_LOG_FORMAT` and `RUST_LOG` do pass on.
-pub(crate) const MASTER_ENVIRONMENT: [&str; 12] = [
-    "EVERPORT_LISTEN",
-    "EVERPORT_WORKERS",
-    "EVERPORT_SCHED_POLICY",
-    "EVERPORT_PID_FILE",
-    "EVERPORT_CONTROL",
-    "EVERPORT_DRAIN_TIMEOUT",
-    "EVERPORT_READY_TIMEOUT",
-    "EVERPORT_READY",
-    "NOTIFY_SOCKET",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-];

@@ -18,5 +18,5 @@ pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{id, net};
 
 pub use crate::builder::Builder;
-pub use crate::config::{ConfigError, Policy, Readiness, UnknownPolicy, UnknownReadiness};
+pub use crate::config::{ConfigError, Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};
 pub use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{ConfigError, Problem, Setting};
+use crate::config::{ConfigError, Problem, quoted};
 
 /// Starts logging. A subscriber that the program has set before stays.
 pub(crate) fn init(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), ConfigError> {
@@ -38,13 +38,13 @@ fn format(given: Option<OsString>) -> Result<Format, ConfigError> {
     match text.to_str() {
         Some("" | "text") => Ok(Format::Text),
         Some("json") => Ok(Format::Json),
-        _ => Err(ConfigError::in_environment(Setting::LogFormat, &text, Problem::LogFormat)),
+        _ => Err(ConfigError::named("EVERPORT_LOG_FORMAT", quoted(&text), Problem::LogFormat)),
     }
 }
 
 fn filter(given: Option<OsString>) -> Result<EnvFilter, ConfigError> {
     let text = given.unwrap_or_default();
-    let wrong = |problem| ConfigError::in_environment(Setting::LogFilter, &text, problem);
+    let wrong = |problem| ConfigError::named("RUST_LOG", quoted(&text), problem);
     let directives = text.to_str().ok_or_else(|| wrong(Problem::NotUtf8))?;
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())

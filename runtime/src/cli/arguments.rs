@@ -2,10 +2,11 @@
 //! the same words wherever it comes from.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
 
-use crate::config::{Given, Program, RawConfig, Source};
+use crate::config::{KEYS, Key, KeyDefault, Kind, RawConfig, Setting, Source};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -70,58 +71,79 @@ pub(super) struct ControlArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
-    /// Bind a listener at start: 127.0.0.1:8000, unix:/run/app.sock, udp:0.0.0.0:53 … [variable: EVERPORT_LISTEN].
-    #[arg(long, value_name = "ADDR", num_args = 1..)]
-    listen: Vec<OsString>,
-    /// How many workers [variable: EVERPORT_WORKERS] [default: one per usable processor].
-    #[arg(long, value_name = "N")]
-    workers: Option<OsString>,
-    /// How connections are spread: rr or none [variable: EVERPORT_SCHED_POLICY] [default: rr].
-    #[arg(long, value_name = "P")]
-    policy: Option<OsString>,
-    /// Write the master's pid to this file [variable: EVERPORT_PID_FILE].
-    #[arg(long, value_name = "F")]
-    pid_file: Option<OsString>,
-    /// Listen for commands at this path [variable: EVERPORT_CONTROL].
-    #[arg(long, value_name = "SOCKET")]
-    control: Option<OsString>,
-    /// How long a worker may drain before what is left is cut [variable: EVERPORT_DRAIN_TIMEOUT] [default: 30s].
-    #[arg(long, value_name = "D")]
-    drain_timeout: Option<OsString>,
-    /// How long a worker may take until it is ready [variable: EVERPORT_READY_TIMEOUT] [default: 30s].
-    #[arg(long, value_name = "D")]
-    ready_timeout: Option<OsString>,
-    /// When a worker is ready: auto, when it first accepts, or manual, when it says so [variable: EVERPORT_READY]
-    /// [default: auto].
-    #[arg(long, value_name = "auto|manual")]
-    ready: Option<OsString>,
-    /// The program that the workers run.
-    #[arg(value_name = "PROGRAM", required = true, last = true)]
+    #[command(flatten)]
+    settings: Settings,
+    /// The program that the workers run, if the configuration does not name one.
+    #[arg(value_name = "PROGRAM", last = true)]
     program: Vec<OsString>,
 }
 
 impl RunArguments {
     /// What was given, unread.
     pub(super) fn into_raw(self) -> RawConfig {
-        let mut words = self.program.into_iter();
-        RawConfig {
-            listen: self.listen.into_iter().map(flag).collect(),
-            workers: self.workers.map(flag),
-            policy: self.policy.map(flag),
-            pid_file: self.pid_file.map(flag),
-            control: self.control.map(flag),
-            drain_timeout: self.drain_timeout.map(flag),
-            ready_timeout: self.ready_timeout.map(flag),
-            readiness: self.ready.map(flag),
-            // clap requires at least one word. An empty name would fail to start like any other that does not exist.
-            program: Program::Command { program: words.next().unwrap_or_default(), arguments: words.collect() },
-            processors: None,
+        let Settings(mut raw) = self.settings;
+        for word in self.program {
+            raw.add(Setting::Program, word, Source::Flag);
         }
+        raw
     }
 }
 
-fn flag<T>(text: OsString) -> Given<T> {
-    Given::Text(text, Source::Flag)
+/// The configuration file, and a flag for each setting.
+#[derive(Debug)]
+pub(super) struct Settings(pub(super) RawConfig);
+
+const CONFIG: &str = "config";
+
+impl Args for Settings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new(CONFIG)
+            .long("config")
+            .value_name("F")
+            .value_parser(value_parser!(OsString))
+            .help("Read this configuration file, at the start and at every reload [variable: EVERPORT_CONFIG]");
+        command.arg(file).args(KEYS.iter().filter(|key| key.setting != Setting::Program).map(flag))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut raw = RawConfig::default();
+        raw.file = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
+        for key in KEYS.iter().filter(|key| key.setting != Setting::Program) {
+            for value in matches.get_many::<OsString>(key.name).into_iter().flatten() {
+                raw.add(key.setting, value, Source::Flag);
+            }
+        }
+        Ok(Self(raw))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flag of one setting.
+fn flag(key: &Key) -> Arg {
+    let (KeyDefault::Value(default) | KeyDefault::Words(default)) = key.default;
+    let variable = key.setting.variable();
+    let arg = Arg::new(key.name)
+        .long(key.setting.flag().trim_start_matches("--").to_owned())
+        .value_name(key.form)
+        .value_parser(value_parser!(OsString))
+        .allow_negative_numbers(key.kind == Kind::Number)
+        .help(format!("{} [variable: {variable}] [default: {default}]", key.help));
+    match key.kind {
+        Kind::Number | Kind::Text => arg,
+        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Pairs => arg.action(ArgAction::Append),
+        Kind::List | Kind::Listeners => arg.action(ArgAction::Append).num_args(1..),
+    }
 }
 
 #[cfg(test)]
@@ -130,7 +152,7 @@ mod tests {
     use clap::error::ErrorKind;
 
     use super::*;
-    use crate::config::{Config, ConfigError};
+    use crate::config::{Config, ConfigError, Program};
 
     fn parse(line: &str) -> Result<Command, ErrorKind> {
         let words = line.split_whitespace();
@@ -180,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn run_without_any_program_is_refused() {
+        for line in ["everport run", "everport run --workers 2 --"] {
+            let error = config(line).unwrap_err();
+            assert_eq!(error.to_string(), "no program: name it behind --, or as program in the configuration file");
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_reported_by_the_gate() {
         let error = config("everport run --workers two -- true").unwrap_err();
         assert_eq!(error.to_string(), r#"invalid --workers "two": want a whole number from 1 to 1024"#);
@@ -193,8 +223,6 @@ mod tests {
         let table = [
             ("everport", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("everport restart", ErrorKind::InvalidSubcommand),
-            ("everport run", ErrorKind::MissingRequiredArgument),
-            ("everport run --workers 2 --", ErrorKind::MissingRequiredArgument),
             ("everport run ./server", ErrorKind::UnknownArgument),
             ("everport run --speed 9 -- true", ErrorKind::UnknownArgument),
             ("everport run --workers 1 --workers 2 -- true", ErrorKind::ArgumentConflict),

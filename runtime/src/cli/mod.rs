@@ -23,7 +23,7 @@ use clap::error::ErrorKind;
 
 use self::arguments::{Arguments, Command, ControlArguments};
 use crate::builder::run_master;
-use crate::config::{ConfigError, control_path};
+use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
 use crate::telemetry;
@@ -130,7 +130,11 @@ fn variable(name: &str) -> Option<OsString> {
 }
 
 fn control_socket(given: ControlArguments) -> Result<PathBuf, Failure> {
-    control_path(given.control, variable)?.ok_or(Failure::NoControl)
+    let mut raw = RawConfig::default();
+    if let Some(path) = given.control {
+        raw.set(Setting::Control, path, Source::Flag);
+    }
+    control_path(&raw.or_environment(variable))?.ok_or(Failure::NoControl)
 }
 
 /// Writes to standard output. A reader that has gone, as in `everport status | head -1`, has all that it wanted.
@@ -145,11 +149,12 @@ fn print(text: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Given, RawConfig, Source};
+    use crate::config::Config;
 
     fn wrong_workers() -> ConfigError {
-        let workers = Some(Given::Text("0".into(), Source::Flag));
-        Config::try_from(RawConfig { workers, ..RawConfig::default() }).unwrap_err()
+        let mut raw = RawConfig::embedded();
+        raw.set(Setting::Workers, "0", Source::Flag);
+        Config::try_from(raw).unwrap_err()
     }
 
     #[test]
@@ -166,7 +171,6 @@ mod tests {
         let table = [
             ("everport run ./server", "unexpected argument './server' found (see --help)"),
             ("everport run --worker 2 -- true", "unexpected argument '--worker' found (see --help)"),
-            ("everport run", "the following required arguments were not provided: <PROGRAM>... (see --help)"),
             ("everport restart", "unrecognized subcommand 'restart' (see --help)"),
             (
                 "everport run --listen -- true",

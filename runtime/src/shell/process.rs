@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use everport_handoff::bootstrap::{Identity, Inherited};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::config::{MASTER_ENVIRONMENT, Program};
+use crate::config::{Program, master_environment};
 use crate::machine::Exit;
 
 /// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
@@ -50,7 +50,7 @@ impl Launcher {
     pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
-        for variable in MASTER_ENVIRONMENT {
+        for variable in master_environment() {
             command.env_remove(variable);
         }
         inherited.pass_to(&mut command, identity)?;
