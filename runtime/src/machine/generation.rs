@@ -264,9 +264,9 @@ impl Machine {
             self.supervision.vacate(*generation);
             *state = match *state {
                 GenerationState::Starting { .. } => GenerationState::Failed { since: now },
-                GenerationState::Probation { .. }
-                | GenerationState::Active { .. }
-                | GenerationState::Paused { .. } => GenerationState::Draining { since: now },
+                GenerationState::Probation { .. } | GenerationState::Active { .. } | GenerationState::Paused { .. } => {
+                    GenerationState::Draining { since: now }
+                }
                 unchanged => unchanged,
             };
         }

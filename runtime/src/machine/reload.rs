@@ -73,10 +73,9 @@ impl Reload {
         let from = |since: Instant| now.saturating_duration_since(since);
         match self.step {
             Step::Starting | Step::Rolling { .. } => Phases { starting: from(self.since), probation: Duration::ZERO },
-            Step::Probation { since, .. } => Phases {
-                starting: since.saturating_duration_since(self.since),
-                probation: from(since),
-            },
+            Step::Probation { since, .. } => {
+                Phases { starting: since.saturating_duration_since(self.since), probation: from(since) }
+            }
         }
     }
 
