@@ -4,6 +4,7 @@ mod accepting;
 mod listening;
 mod nonsense;
 mod offers;
+mod probation;
 mod reload;
 mod respawn;
 mod simulation;
