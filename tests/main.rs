@@ -15,6 +15,7 @@ mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod identity; // What a worker knows and inherits, and what it does not.
 mod listening; // Addresses, options and errors of `bind`.
+mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
 mod reload; // Generations: committed, or rolled back.
 mod signals; // What signals do, to the master and to workers.

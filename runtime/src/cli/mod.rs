@@ -26,7 +26,7 @@ use crate::builder::run_master;
 use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
-use crate::telemetry;
+use crate::telemetry::{self, Role};
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
@@ -79,7 +79,7 @@ const BAD_USAGE: u8 = 2;
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(run) => {
-            telemetry::init(variable)?;
+            let _flush = telemetry::init(Role::Master, variable)?;
             let config = run.into_raw().or_surroundings().try_into()?;
             Ok(run_master(config)?)
         }

@@ -97,6 +97,12 @@ impl Listeners {
         }
     }
 
+    /// The configured listeners that no slot of this generation claims.
+    pub(super) fn unclaimed_by(&self, generation: Generation) -> impl Iterator<Item = ListenerId> {
+        let claims = move |listener: &Listener| listener.claims.iter().any(|(claimant, _)| *claimant == generation);
+        self.held.iter().filter(move |(_, held)| held.configured && !claims(held)).map(|(id, _)| *id)
+    }
+
     /// Drops, and names, the listeners that nobody claims any more.
     pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
         let mut unclaimed = Vec::new();

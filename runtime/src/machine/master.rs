@@ -184,6 +184,7 @@ impl Machine {
             Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
             Event::DrainingMeasured { bytes } => self.draining_measured(bytes, now),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
+            Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),

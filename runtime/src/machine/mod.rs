@@ -89,6 +89,8 @@ pub(crate) enum Event {
     DrainingMeasured { bytes: u64 },
     /// When somebody asked for a stop: graceful, or at once.
     StopAsked { at_once: bool },
+    /// When a signal asked for a graceful stop. The second one stops at once.
+    StopSignalled,
 
     /// When the process of `Action::Spawn` could not be started. No `WorkerExited` follows.
     SpawnFailed { worker: WorkerId, reason: String },
@@ -176,6 +178,10 @@ pub(crate) enum Action {
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
+    /// A stop has begun: graceful, or at once.
+    StopBegan { at_once: bool },
+    /// A generation was activated of which no worker took this configured listener: its clients wait for nobody.
+    WarnUnclaimed { listener: ListenerId },
     /// A reload that was asked for does not begin yet. Comes once, however long it waits.
     ReloadDelayed { why: Delay },
     /// Find out how much memory these workers hold. Always answered by `DrainingMeasured`.

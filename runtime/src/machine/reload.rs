@@ -159,6 +159,7 @@ impl Machine {
         reload.step = Step::Probation { since: now, until };
         self.generations.insert(new, GenerationState::Probation { since: now, until });
         self.replace(old, new, None, now, actions);
+        self.warn_unclaimed(new, actions);
         if until <= now {
             return self.commit(now, actions);
         }

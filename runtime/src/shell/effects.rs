@@ -10,12 +10,12 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::process::resident_memory;
 use super::records::Ended;
-use super::{Shell, clock};
-use crate::machine::{Action, ConnectionId, Event, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -25,12 +25,11 @@ impl Shell {
             Action::Kill { worker } => self.kill(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
-            Action::Drain { worker, deadline } => {
+            Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
-                let deadline = deadline.saturating_duration_since(clock::now());
-                self.order(worker, ToWorker::Drain { deadline }.into());
+                self.order(worker, ToWorker::Drain.into());
             }
             Action::Forget { worker } => drop(self.links.remove(&worker)),
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
@@ -49,6 +48,9 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::StopBegan { at_once: true } => info!("stopping at once"),
+            Action::StopBegan { at_once: false } => info!("stopping gracefully; a second signal stops at once"),
+            Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
             Action::ReloadDelayed { why } => self.records.reload_delayed(why),
             Action::MeasureDraining { workers } => self.measure_draining(&workers),
             Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
@@ -88,11 +90,12 @@ impl Shell {
         let worker = identity.worker;
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
+        let bells = [bell.try_clone()?, bell];
         let process = self.launcher.spawn(identity, &ends.inherited)?;
-        drop(ends.inherited);
         let pid = process.pid();
-        let mut link = Link::new(identity, ends.channel, ends.board, bell, process);
-        if let Err(error) = self.watch(&mut link) {
+        // This drops the worker's ends, else the master would never see the channel close.
+        let link = Link::new(identity, ends, bells, process);
+        if let Err(error) = self.watch(&link) {
             // Nobody has been told of this process yet, so it is ended here.
             if let Some(process) = &link.process {
                 process.kill();
@@ -104,15 +107,13 @@ impl Shell {
         Ok(pid)
     }
 
-    fn watch(&self, link: &mut Link) -> io::Result<()> {
+    fn watch(&self, link: &Link) -> io::Result<()> {
         let worker = link.identity.worker;
         if let Some(process) = &link.process {
             self.poller.add(process, Source::Process(worker))?;
         }
         self.poller.add(&link.bell, Source::Bell(worker))?;
-        self.poller.add(&link.channel, Source::Channel(worker))?;
-        link.listening = true;
-        Ok(())
+        Ok(self.poller.add(&link.channel, Source::Channel(worker))?)
     }
 
     fn kill(&mut self, worker: WorkerId) {
@@ -137,8 +138,10 @@ impl Shell {
             Ok(Room::Enough | Room::Closed) => {}
             Ok(Room::Full) => self.want_room(worker, true),
             Ok(Room::Starved) => {
+                // The channel itself may be writable all the time.
+                self.want_room(worker, false);
                 self.records.exhausted(&io::Error::other("too many descriptors are under way to the workers"));
-                self.starved.push(worker);
+                self.starved.insert(worker);
                 self.note(Event::AcceptExhausted);
             }
             Err(error) => self.broke(worker, error.to_string()),
@@ -189,12 +192,24 @@ impl Shell {
     pub(super) fn send_offers(&mut self) {
         while let Some(worker) = self.staged.pop() {
             let Some(link) = self.links.get_mut(&worker) else { continue };
-            let (failed, room) = link.send_offers(&self.connections);
-            for connection in failed {
+            let sent = link.send_offers(&self.connections);
+            for connection in sent.failed {
                 self.note(Event::OfferFailed { worker, connection });
             }
-            self.heed_room(worker, room);
+            for connection in sent.unsayable {
+                warn!(connection = connection.0, "connection ended: no message can hold its offer");
+                self.connections.shut_down(connection);
+                // For the machine it has an owner, who ended it.
+                self.note(Event::Settled { worker, connection, how: Settled::Taken });
+            }
+            self.heed_room(worker, sent.room);
             self.pump();
+        }
+    }
+
+    fn warn_unclaimed(&self, listener: ListenerId) {
+        if let Some(held) = self.listeners.get(listener) {
+            warn!(listener = held.key, "no worker took this listener; its clients wait for nobody");
         }
     }
 

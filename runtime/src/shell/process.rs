@@ -3,7 +3,7 @@
 //! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use everport_handoff::bootstrap::{Identity, Inherited};
+use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::config::{Program, master_environment};
+use crate::error::{Error, Result};
 use crate::machine::Exit;
 
 /// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
@@ -28,11 +30,22 @@ pub(crate) struct Launcher {
 
 impl Launcher {
     /// Notes what was given and from where, at the start of the master.
-    pub(crate) fn new(program: &Program) -> io::Result<Self> {
-        let directory = directory_as_given()?;
+    ///
+    /// # Errors
+    ///
+    /// The working directory is gone, or there is no such program.
+    pub(crate) fn new(program: &Program) -> Result<Self> {
+        let directory = directory_as_given().map_err(Error::io("find", &"the working directory"))?;
         let (program, arguments) = match program {
-            Program::Embedded => (itself_as_given(&directory)?, env::args_os().skip(1).collect()),
-            Program::Command { program, arguments } => (program.clone(), arguments.clone()),
+            Program::Embedded => {
+                let program = itself_as_given(&directory).map_err(Error::io("find", &"this program's own file"))?;
+                (program, env::args_os().skip(1).collect())
+            }
+            Program::Command { program, arguments } => {
+                let named = format!("the program {program:?}");
+                find(program, &directory).map_err(Error::io("run", &named))?;
+                (program.clone(), arguments.clone())
+            }
         };
         Ok(Self { program, arguments, directory })
     }
@@ -55,10 +68,17 @@ impl Launcher {
         }
         inherited.pass_to(&mut command, identity)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         let pid = Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Process { pid, pidfd })
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Process { pid, pidfd }),
+            // Nobody could watch it.
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error.into())
+            }
+        }
     }
 }
 
@@ -110,6 +130,21 @@ pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     Some(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
+/// Makes sure that there is a program that can be run, as exec will look for it, so that a slip of the pen is told once and
+/// not by every worker.
+fn find(program: &OsStr, directory: &Path) -> io::Result<()> {
+    let runs = |file: &Path| -> io::Result<()> {
+        rustix::fs::access(file, Access::EXEC_OK)?;
+        if fs::metadata(file)?.is_file() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    };
+    if program.as_encoded_bytes().contains(&b'/') {
+        return runs(&directory.join(program));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|folder| runs(&directory.join(folder).join(program)).is_ok());
+    if found { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "no folder of PATH has it")) }
 }
 
 /// The working directory by the name that the shell gave it: `$PWD` keeps symlinks that `getcwd` resolves.

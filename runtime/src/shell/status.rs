@@ -24,7 +24,7 @@ impl Shell {
             generations: self.machine.generations().map(|(id, state)| self.generation(id, state)).collect(),
             listeners: self.listeners(),
             last_reload: self.records.reloads().last().cloned(),
-            reload: self.reload(),
+            reload: self.reload_status(),
             reloads: self.records.reloads().cloned().collect(),
         }
     }
@@ -39,7 +39,7 @@ impl Shell {
         }
     }
 
-    fn reload(&self) -> Option<ReloadStatus> {
+    fn reload_status(&self) -> Option<ReloadStatus> {
         let (generation, step, slot, until, pending, why) = match self.machine.reload() {
             ReloadView::None => return None,
             ReloadView::Pending { why } => (

@@ -36,6 +36,7 @@ fn event(random: &mut Random) -> Event {
         21 => Event::ChannelWritable { worker },
         22 => Event::Beat { worker },
         23 => Event::Accepted { listener, connection },
+        24 if random.below(40) == 0 => Event::StopSignalled,
         24 => Event::ChannelClosed { worker },
         25 => Event::RollbackAsked { ticket: Ticket(random.below(4)) },
         26 => Event::DrainingMeasured { bytes: random.below(1_000) },

@@ -143,6 +143,7 @@ impl World {
                 self.events.push_back(Event::DrainingMeasured { bytes });
             }
             Action::ReloadDelayed { .. } | Action::GenerationDrained { .. } => {}
+            Action::StopBegan { .. } | Action::WarnUnclaimed { .. } => {}
             Action::ReloadStarted { generation, .. } => {
                 assert_eq!(self.running_reload, None, "two reloads run");
                 self.running_reload = Some(generation);
