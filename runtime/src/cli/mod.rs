@@ -8,7 +8,9 @@
 
 mod arguments;
 mod ask;
+mod orders;
 mod table;
+mod workers;
 
 use std::env;
 use std::ffi::OsString;
@@ -87,6 +89,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
         Command::Rollback { control } => ask::rollback(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
+        Command::Order(order) => orders::give(order),
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }

@@ -114,7 +114,7 @@ impl Machine {
             Strategy::Rolling => Step::Rolling { slot: Slot(0) },
         };
         match step {
-            Step::Rolling { slot } => self.supervision.open(new, slot, now),
+            Step::Rolling { slot } => self.supervision.slots_mut().open_one(new, slot, now),
             Step::Starting | Step::Probation { .. } => self.supervision.add_generation(new, now),
         }
         self.course = Course::Reloading(Reload { old, new, since: now, tickets, step });
@@ -128,7 +128,7 @@ impl Machine {
             let (old, new) = (*old, *new);
             match *step {
                 Step::Starting if self.supervision.all_ready(new) => self.enter_probation(now, actions),
-                Step::Rolling { slot } if self.supervision.is_ready(new, slot) => {
+                Step::Rolling { slot } if self.supervision.slot_is_ready(new, slot) => {
                     self.replace(old, new, Some(slot), now, actions);
                     self.roll_on(new, Slot(slot.0 + 1), now, actions);
                 }
@@ -139,12 +139,12 @@ impl Machine {
 
     /// Turns to the next slot; after the last one the whole generation serves.
     fn roll_on(&mut self, new: Generation, slot: Slot, now: Instant, actions: &mut Vec<Action>) {
-        if slot.0 >= self.settings.workers {
+        if slot.0 >= self.supervision.slots().count() {
             return self.enter_probation(now, actions);
         }
         if let Course::Reloading(reload) = &mut self.course {
             reload.step = Step::Rolling { slot };
-            self.supervision.open(new, slot, now);
+            self.supervision.slots_mut().open_one(new, slot, now);
             self.fill_slots(now, actions);
         }
     }
@@ -282,7 +282,8 @@ pub(super) fn is_failure(worker: &Worker, exit: Option<Exit>) -> bool {
         | WorkerState::Ready { .. }
         | WorkerState::Active { .. }
         | WorkerState::Paused { .. }
-        | WorkerState::Silent { .. } => true,
+        | WorkerState::Silent { .. }
+        | WorkerState::Hung { .. } => true,
         WorkerState::Leaving { .. } => exit != Some(Exit::Code(0)),
         WorkerState::Draining { .. } | WorkerState::Drained { .. } | WorkerState::Killed { .. } => false,
     }

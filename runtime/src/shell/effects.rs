@@ -8,12 +8,12 @@ use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
+use super::measure::resident_memory;
 use super::poller::Source;
-use super::process::resident_memory;
 use super::records::Ended;
 use crate::machine::{Action, ConnectionId, Event, RequestId, Settled, Spread};
 
@@ -23,6 +23,7 @@ impl Shell {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
+            Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
             Action::Drain { worker, .. } => {
@@ -31,7 +32,10 @@ impl Shell {
                 }
                 self.order(worker, ToWorker::Drain.into());
             }
-            Action::Forget { worker } => drop(self.links.remove(&worker)),
+            Action::Forget { worker } => {
+                self.links.remove(&worker);
+                self.drop_pins();
+            }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
             Action::CloseListener { listener } => self.close_listener(listener),
@@ -40,6 +44,7 @@ impl Shell {
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.ask_beat(worker),
+            Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
@@ -48,6 +53,9 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
+            Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
+            Action::Recycling { worker, why } => self.records.recycling(worker, why),
             Action::StopBegan { at_once: true } => info!("stopping at once"),
             Action::StopBegan { at_once: false } => info!("stopping gracefully; a second signal stops at once"),
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
@@ -58,8 +66,9 @@ impl Shell {
                 self.records.probation_started(generation, until, phases);
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
-                let workers = self.config.workers.get();
+                let workers = self.machine.slots();
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
+                self.drop_pins();
             }
             Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
             Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
@@ -70,7 +79,7 @@ impl Shell {
     /// How much memory these workers hold together. One that ends meanwhile holds nothing.
     fn measure_draining(&mut self, workers: &[WorkerId]) {
         let processes = workers.iter().filter_map(|worker| self.links.get(worker)?.process.as_ref());
-        let bytes = processes.map(|process| resident_memory(process.pid()).unwrap_or(0)).sum();
+        let bytes = processes.map(|process| resident_memory(process).unwrap_or(0)).sum();
         self.note(Event::DrainingMeasured { bytes });
     }
 
@@ -122,6 +131,21 @@ impl Shell {
             info!(%worker, pid = process.pid(), "worker killed");
             process.kill();
         }
+    }
+
+    fn abort(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get(&worker) else { return };
+        let Identity { slot, generation, .. } = link.identity;
+        if let Some(process) = &link.process {
+            error!(%worker, %slot, %generation, pid = process.pid(), "worker hung");
+            process.abort();
+        }
+    }
+
+    /// Forgets the programs of generations that are no more.
+    fn drop_pins(&mut self) {
+        let generations = self.machine.generations().map(|(generation, _)| generation);
+        self.launcher.keep_pins(&generations.collect());
     }
 
     /// Gives an order to a worker; one that does not read its orders is broken.

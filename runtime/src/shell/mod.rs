@@ -11,6 +11,9 @@ mod connections;
 mod effects;
 mod link;
 mod listeners;
+mod measure;
+mod operator;
+mod pin;
 mod poller;
 mod process;
 mod records;
@@ -19,6 +22,7 @@ mod sources;
 mod status;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use everport_handoff::board;
@@ -34,11 +38,11 @@ use self::poller::{Poller, Source};
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
-use crate::config::{Config, Strategy};
+use crate::config::{Config, MAX_WORKERS, Strategy};
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::error::{Error, Result};
-use crate::machine::{self, Action, Event, Failure, Machine, Settings};
+use crate::machine::{self, Action, Care, Event, Failure, Limits, Machine, Settings};
 use crate::pid_file::PidFile;
 
 /// How many untaken or revoked offers a worker may have (`credit`).
@@ -62,6 +66,23 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let ended = shell.run();
     info!("master stopped");
     ended
+}
+
+/// How the workers are looked after, as the settings say.
+fn care(config: &Config) -> Care {
+    Care {
+        seed: RandomState::new().hash_one(std::process::id()),
+        most_workers: MAX_WORKERS,
+        restart_limit: config.restart_limit,
+        restart_period: config.restart_period,
+        hang_timeout: config.hang_timeout,
+        recycle: Limits {
+            memory: config.recycle_memory,
+            age: config.recycle_age,
+            connections: config.recycle_connections,
+        },
+        recycle_at_once: config.recycle_at_once,
+    }
 }
 
 /// Everything that the master owns.
@@ -111,6 +132,7 @@ impl Shell {
             credit: CREDIT,
             words: board::OFFER_WORDS,
             queue: QUEUE,
+            care: care(&config),
         };
         let mut shell = Self {
             machine: Machine::new(settings),

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use everport_handoff::bootstrap::Identity;
-use everport_handoff::id::{Generation, WorkerId};
+use everport_handoff::id::{Generation, Slot, WorkerId};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -13,7 +13,7 @@ use super::audit::Audit;
 use super::clock;
 use super::link::Link;
 use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
-use crate::machine::{Delay, Exit, Failure, Outcome, Phases, Ticket};
+use crate::machine::{Delay, Exit, Failure, Outcome, Phases, Ticket, WorkerView, Worn};
 
 /// Accepting that fails for want of descriptors is said once in this time.
 const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
@@ -204,7 +204,7 @@ impl Records {
 
     /// Logs the end of a worker, the one exit record. If its generation was `retired`, counts what became of its
     /// connections.
-    pub(super) fn exited(&mut self, link: &Link, pid: i32, exit: Exit, retired: bool) {
+    pub(super) fn exited(&mut self, link: &Link, view: WorkerView, pid: i32, exit: Exit, retired: bool) {
         let Identity { worker, slot, generation } = link.identity;
         if let Some(refused) = &link.refused {
             self.refusals.insert(worker, refused.clone());
@@ -212,11 +212,15 @@ impl Records {
                 self.refusals.pop_first();
             }
         }
-        let active = link.figures().active;
         // A worker that ends by itself has finished what it had.
-        let cut = if exit == Exit::Code(0) { 0 } else { active };
+        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active };
+        let voluntary = view.state.ends_well(exit);
+        let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
         let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(cut));
-        info!(%worker, %slot, %generation, pid, exit = words(exit), finished, cut, "worker exited");
+        info!(
+            %worker, %slot, %generation, pid, exit = words(exit), voluntary, uptime_ms, finished, cut,
+            "worker exited"
+        );
         if retired {
             let tally = self.drains.entry(generation).or_default();
             tally.finished += finished;
@@ -243,6 +247,21 @@ impl Records {
     /// The record of the reload that retired this generation.
     fn record_of(&mut self, retired: Generation) -> Option<&mut ReloadRecord> {
         self.reloads.iter_mut().find(|record| record.retired == Some(retired))
+    }
+
+    /// Says, once each time, that a slot rests.
+    pub(super) fn slot_rests(&self, generation: Generation, slot: Slot, pace: Duration) {
+        let pace = humantime::format_duration(pace);
+        error!(%generation, %slot, %pace, "slot resting; its workers failed too often");
+    }
+
+    /// Says why a worker is replaced.
+    pub(super) fn recycling(&self, worker: WorkerId, why: Worn) {
+        match why {
+            Worn::Memory { bytes } => info!(%worker, memory_bytes = bytes, "worker recycled"),
+            Worn::Age { age } => info!(%worker, age_seconds = age.as_secs(), "worker recycled"),
+            Worn::Connections { taken } => info!(%worker, connections = taken, "worker recycled"),
+        }
     }
 
     /// Why a generation could not start, or not stay, in a sentence.
@@ -273,6 +292,9 @@ impl Records {
             }
             Failure::Left { slot, worker } => {
                 format!("worker {worker} of slot {slot} asked to leave before it was ready")
+            }
+            Failure::Hung { slot, worker } => {
+                format!("worker {worker} of slot {slot} showed no sign of life for too long")
             }
             Failure::Asked { ticket } => match self.asked.get(ticket) {
                 Some(asked) => format!("a rollback was asked for by {}", asked.by),

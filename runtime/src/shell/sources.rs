@@ -8,6 +8,7 @@ use everport_handoff::bootstrap::Identity;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::Shell;
@@ -18,7 +19,7 @@ use super::records::Answer;
 use super::signals::Order as SignalOrder;
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
-use crate::control::request::Request;
+use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
 use crate::machine::{ConnectionId, Event, Exit, GenerationState, RequestId, Settled};
 
@@ -298,12 +299,13 @@ impl Shell {
         self.hear(worker, MAX_LAST_MESSAGES);
         self.stop_listening(worker, Talk::Closed);
         self.read_board(worker);
-        if let Some(link) = self.links.get(&worker) {
+        let view = self.machine.workers().find(|view| view.worker == worker);
+        if let (Some(link), Some(view)) = (self.links.get(&worker), view) {
             let drains = |(generation, state)| {
-                generation == link.identity.generation && matches!(state, GenerationState::Draining { .. })
+                generation == view.generation && matches!(state, GenerationState::Draining { .. })
             };
             let retired = self.machine.generations().any(drains);
-            self.records.exited(link, pid, exit, retired);
+            self.records.exited(link, view, pid, exit, retired);
         }
         self.note(Event::WorkerExited { worker, exit });
     }
@@ -320,6 +322,8 @@ impl Shell {
                     info!(signal, "stop asked");
                     self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
                 }
+                SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
+                SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
@@ -362,7 +366,26 @@ impl Shell {
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });
                 }
+                Request::Scale { client, to, answer } => reply(answer, self.scale(&asked_by(client), to)),
+                Request::Pause { client, paused, answer } => {
+                    reply(answer, self.set_paused(&asked_by(client), paused));
+                }
+                Request::Kill { client, worker, answer } => {
+                    reply(answer, Some(self.kill_worker(&asked_by(client), worker)));
+                }
             }
         }
     }
+}
+
+/// Answers a client; without an answer it learns that the master is stopping.
+fn reply<T>(to: oneshot::Sender<T>, answer: Option<T>) {
+    if let Some(answer) = answer {
+        // A client that has gone needs no answer.
+        let _ = to.send(answer);
+    }
+}
+
+fn asked_by(client: Client) -> String {
+    format!("control client {}", client.pid)
 }
