@@ -9,6 +9,7 @@ mod probation;
 mod reload;
 mod respawn;
 mod simulation;
+mod states;
 mod stealing;
 mod stopping;
 mod world;
