@@ -9,7 +9,7 @@ use everport_handoff::id::WorkerId;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{Killing, Pausing, ReloadRecord, Scaled, Status, Stopping};
+use super::protocol::{AskedBy, Begun, Killing, Pausing, ReloadRecord, Scaled, Status, Stopping};
 use crate::machine::Scale;
 
 /// Who asks, as the kernel knows it.
@@ -20,6 +20,12 @@ pub(crate) struct Client {
     pub(crate) uid: u32,
 }
 
+impl From<Client> for AskedBy {
+    fn from(Client { pid, uid }: Client) -> Self {
+        Self::Control { pid, uid }
+    }
+}
+
 /// What a client wants of the master's loop. To drop `answer` is to say that the master is stopping.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -27,6 +33,10 @@ pub(crate) enum Request {
     Status { answer: oneshot::Sender<Status> },
     /// Reload, and answer with the outcome.
     Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
+    /// Reload, and answer at once with what has begun.
+    BeginReload { client: Client, answer: oneshot::Sender<Begun> },
+    /// Roll the reload under way back, and answer with its record; with nothing if there is none.
+    Rollback { client: Client, answer: oneshot::Sender<Option<ReloadRecord>> },
     /// Begin to stop, and answer at once.
     Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
     /// Set the number of workers, and answer at once.

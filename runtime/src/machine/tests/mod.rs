@@ -5,6 +5,7 @@ mod care;
 mod listening;
 mod nonsense;
 mod offers;
+mod probation;
 mod reload;
 mod respawn;
 mod simulation;
