@@ -2,6 +2,7 @@
 
 mod accepting;
 mod care;
+mod generation_states;
 mod listening;
 mod nonsense;
 mod offers;
