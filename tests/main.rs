@@ -13,6 +13,7 @@ mod daemon; // A master that lives for years: log files, the background, service
 mod drain; // What becomes of work under way.
 mod examples; // The programs that people copy.
 mod foreign; // Programs that know nothing of Everport.
+mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod identity; // What a worker knows and inherits, and what it does not.
 mod listening; // Addresses, options and errors of `bind`.
