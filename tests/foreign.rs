@@ -148,7 +148,7 @@ fn the_word_of_a_program_that_is_seen_not_to_accept_does_not_count() {
     let master = python(&["deaf=2", "says=2"]).ready_timeout("1s").start();
     let (committed, record) = master.reload();
     assert!(!committed, "{record:#}");
-    master.log.wait_for(&["never seen to accept", "web", "ready_said=true"]);
+    master.log.wait_for(&["nothing showed that the worker was ready", "web", "said=true"]);
     master.settle(2);
     assert!(http::get(master.address(), "/").expect("an answer").text().contains(" 1 "));
     master.check_but(&["reload rolled back"]);
@@ -252,6 +252,7 @@ fn a_listener_that_nobody_accepts_from_is_named() {
     .ready_timeout("1s")
     .run_to_end();
     assert_eq!(ended.code(), Some(1), "{}", ended.errors);
-    let unseen = ended.errors.lines().find(|line| line.contains("never seen to accept")).expect("a reason");
+    let unseen =
+        ended.errors.lines().find(|line| line.contains("nothing showed that the worker was ready")).expect("a reason");
     assert!(unseen.contains("admin") && !unseen.contains("web"), "{unseen}");
 }

@@ -238,7 +238,7 @@ impl Shell {
                 .map(|(_, held)| held.key.as_str())
                 .collect();
             let unseen = unseen.join(", ");
-            warn!(%worker, pid, unseen, hidden, ready_said = said, "worker was never seen to accept from all listeners");
+            warn!(%worker, pid, unseen, hidden, said, "nothing showed that the worker was ready");
         }
     }
 

@@ -57,10 +57,9 @@ impl NotifySocket {
         let mut control = nix::cmsg_space!(nix::libc::ucred);
         let mut slices = [IoSliceMut::new(&mut text)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = match recvmsg::<()>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
-            Ok(received) => received,
-            // Whatever the error is, a level-triggered epoll brings us back.
-            Err(_) => return Ok(None),
+        // Whatever an error is, epoll, which is level-triggered, brings us back.
+        let Ok(received) = recvmsg::<()>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags) else {
+            return Ok(None);
         };
         let sender = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::ScmCredentials(sender) => Some(sender.pid()),
