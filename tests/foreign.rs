@@ -145,7 +145,7 @@ fn a_program_that_is_asked_for_its_word_and_never_gives_it_is_rolled_back() {
 
 #[test]
 fn the_word_of_a_program_that_is_seen_not_to_accept_does_not_count() {
-    let master = python(&["deaf=2", "says=2"]).ready_timeout("1s").start();
+    let master = python(&["deaf=2", "says=2"]).ready_timeout("4s").start();
     let (committed, record) = master.reload();
     assert!(!committed, "{record:#}");
     master.log.wait_for(&["nothing showed that the worker was ready", "web", "said=true"]);
@@ -249,7 +249,7 @@ fn a_listener_that_nobody_accepts_from_is_named() {
         &["--protocol", "listen-fds", "--listen", "127.0.0.1:0?name=web", "--listen", "127.0.0.1:0?name=admin"],
         &["python3", &format!("{FIXTURES}/server.py")],
     )
-    .ready_timeout("1s")
+    .ready_timeout("4s")
     .run_to_end();
     assert_eq!(ended.code(), Some(1), "{}", ended.errors);
     let unseen =
