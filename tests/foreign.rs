@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::harness::load::{Kind, Load};
+use crate::harness::status::ask;
 use crate::harness::{Master, Setup, http, process, soon};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/foreign");
@@ -207,6 +208,26 @@ fn the_drain_signal_can_be_another_one() {
     master.log.wait_for(&["drain signal not handled", "SIGUSR2"]);
     master.settle(2);
     master.check_but(&["drain signal not handled"]);
+}
+
+#[test]
+fn such_workers_are_shown_and_killed_as_others_are_but_know_no_pause() {
+    let master = python(&[]).start();
+    let status = master.status();
+    let victim = status.active().remove(0);
+    assert!(status.0["generations"][0]["workers"][0]["memory_bytes"].as_u64() > Some(1_000_000), "{status:#?}");
+    let (code, said) = ask(&master.control(), "POST", &format!("/kill?worker={}", victim.worker)).expect("an answer");
+    assert_eq!((code, &said["slot"]), (200, &victim.slot.into()), "{said:#}");
+    master.wait_until("another fills the slot", |status| {
+        status.active().len() == 2 && status.active().iter().all(|worker| worker.worker != victim.worker)
+    });
+    for (order, lines) in [("/pause", 2), ("/resume", 2)] {
+        assert_eq!(ask(&master.control(), "POST", order).expect("an answer").0, 200);
+        says(&master, lines, &["worker goes on accepting"]);
+        let _served = who(master.address());
+    }
+    master.settle(2);
+    master.check();
 }
 
 #[test]

@@ -8,8 +8,10 @@
 
 mod arguments;
 mod ask;
+mod orders;
 mod table;
 mod unit;
+mod workers;
 
 use std::env;
 use std::ffi::OsString;
@@ -84,6 +86,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         }
         Command::Reload { control } => ask::reload(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
+        Command::Order(order) => orders::give(order),
         Command::Reopen { control } => ask::reopen(&control_socket(control)?),
         Command::Unit(run) => {
             let config: Config = run.into_raw().or_surroundings().try_into()?;

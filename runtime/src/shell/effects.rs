@@ -8,7 +8,7 @@ use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{Generation, ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
@@ -26,7 +26,12 @@ impl Shell {
                 self.kill(worker);
                 self.kill_foreign(worker);
             }
+            Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
+            Action::Pause { worker } => {
+                self.order(worker, ToWorker::Pause.into());
+                self.pause_foreign(worker);
+            }
             Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
@@ -37,6 +42,7 @@ impl Shell {
             Action::Forget { worker } => {
                 self.links.remove(&worker);
                 self.foreigners.forget(worker);
+                self.drop_pins();
             }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
@@ -46,6 +52,7 @@ impl Shell {
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.ask_beat(worker),
+            Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
@@ -54,6 +61,9 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
+            Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
+            Action::Recycling { worker, why } => self.records.recycling(worker, why),
             Action::StopBegan { at_once } => {
                 self.manager.stopping();
                 match at_once {
@@ -68,8 +78,9 @@ impl Shell {
             }
             Action::ReloadEnded { generation, tickets, outcome, phases } => {
                 let replaced = self.replaced_by(generation);
-                let workers = self.config.workers.get();
+                let workers = self.machine.slots();
                 self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
+                self.drop_pins();
                 self.manager.reloaded();
             }
             Action::Finish { failure } => self.end = Some(failure),
@@ -105,7 +116,11 @@ impl Shell {
         let bell = board::bell()?;
         let bells = [bell.try_clone()?, bell];
         let inherited = &ends.inherited;
-        let process = self.launcher.spawn(|command, _| inherited.pass_to(command, identity), &self.output)?;
+        let process = self.launcher.spawn(
+            identity.generation,
+            |command, _| inherited.pass_to(command, identity),
+            &self.output,
+        )?;
         let pid = process.pid();
         // This drops the worker's ends, else the master would never see the channel close.
         let link = Link::new(identity, ends, bells, process);
@@ -136,6 +151,21 @@ impl Shell {
             info!(%worker, pid = process.pid(), "worker killed");
             process.kill();
         }
+    }
+
+    fn abort(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get(&worker) else { return };
+        let Identity { slot, generation, .. } = link.identity;
+        if let Some(process) = &link.process {
+            error!(%worker, %slot, %generation, pid = process.pid(), "worker hung");
+            process.abort();
+        }
+    }
+
+    /// Forgets the programs of generations that are no more.
+    fn drop_pins(&mut self) {
+        let generations = self.machine.generations().map(|(generation, _)| generation);
+        self.launcher.keep_pins(&generations.collect());
     }
 
     /// Gives an order to a worker; one that does not read its orders is broken.

@@ -147,7 +147,7 @@ impl Shell {
             command.envs(notify.map(|name| ("NOTIFY_SOCKET", name)));
             ListenFds { arg0, listeners: &listeners, orphaned }.pass_to(command)
         };
-        let process = self.launcher.spawn(endow, &self.output)?;
+        let process = self.launcher.spawn(identity.generation, endow, &self.output)?;
         if let Err(error) = self.poller.add(&process, Source::Process(worker)) {
             // Nobody has been told of this process yet, so it is ended here.
             process.kill();
@@ -206,6 +206,24 @@ impl Shell {
                 self.events.push_back(Event::ListenAsked { worker, request: RequestId(0), listener });
             }
             self.note(Event::WorkerReady { worker });
+        }
+    }
+
+    /// The process of a worker of either protocol, if it has one that has not been reaped.
+    pub(super) fn process(&self, worker: WorkerId) -> Option<&Process> {
+        let linked = self.links.get(&worker).and_then(|link| link.process.as_ref());
+        linked.or_else(|| self.foreigners.process(worker))
+    }
+
+    /// Who a worker of either protocol is.
+    pub(super) fn identity(&self, worker: WorkerId) -> Option<Identity> {
+        let linked = self.links.get(&worker).map(|link| link.identity);
+        linked.or_else(|| Some(self.foreigners.held.get(&worker)?.identity))
+    }
+
+    pub(super) fn pause_foreign(&self, worker: WorkerId) {
+        if let Some(process) = self.foreigners.process(worker) {
+            warn!(%worker, pid = process.pid(), "worker goes on accepting: its program knows no pause");
         }
     }
 

@@ -348,9 +348,11 @@ mod tests {
         let config = Config::try_from(raw).unwrap();
         let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
         let ends = bootstrap::prepare().unwrap();
-        let launcher = Launcher::new(&config, None).unwrap();
+        let mut launcher = Launcher::new(&config, None).unwrap();
         let inherited = &ends.inherited;
-        let process = launcher.spawn(|command, _| inherited.pass_to(command, identity), &Output::Inherited).unwrap();
+        let process = launcher
+            .spawn(identity.generation, |command, _| inherited.pass_to(command, identity), &Output::Inherited)
+            .unwrap();
         let bell = || everport_handoff::board::bell().unwrap();
         let mut link = Link::new(identity, ends, [bell(), bell()], process);
         let mut connections = Connections::default();

@@ -76,9 +76,15 @@ impl Surroundings {
         self.privileges.is_other_user()
     }
 
-    /// Makes `command` start in these surroundings, with /dev/null as its standard input.
-    pub(super) fn give_to(&self, command: &mut Command, output: &Output) -> io::Result<Report> {
-        command.current_dir(&self.directory).stdin(Stdio::null());
+    /// The working directory, as it was given.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes `command` start in these surroundings, with /dev/null as its standard input. `directory` is a path to the
+    /// working directory as it was when the worker's generation started.
+    pub(super) fn give_to(&self, command: &mut Command, directory: &Path, output: &Output) -> io::Result<Report> {
+        command.current_dir(directory).stdin(Stdio::null());
         for variable in master_environment() {
             command.env_remove(variable);
         }

@@ -57,7 +57,7 @@ impl NotifySocket {
         let mut control = nix::cmsg_space!(nix::libc::ucred);
         let mut slices = [IoSliceMut::new(&mut text)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        // Whatever an error is, epoll, which is level-triggered, brings us back.
+        // Whatever the error is, a level-triggered epoll brings us back.
         let Ok(received) = recvmsg::<()>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags) else {
             return Ok(None);
         };
