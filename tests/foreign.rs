@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::harness::load::{Kind, Load};
+use crate::harness::status::ask;
 use crate::harness::{Master, Setup, http, process, soon};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/foreign");
@@ -145,10 +146,10 @@ fn a_program_that_is_asked_for_its_word_and_never_gives_it_is_rolled_back() {
 
 #[test]
 fn the_word_of_a_program_that_is_seen_not_to_accept_does_not_count() {
-    let master = python(&["deaf=2", "says=2"]).ready_timeout("1s").start();
+    let master = python(&["deaf=2", "says=2"]).ready_timeout("4s").start();
     let (committed, record) = master.reload();
     assert!(!committed, "{record:#}");
-    master.log.wait_for(&["never seen to accept", "web", "ready_said=true"]);
+    master.log.wait_for(&["nothing showed that the worker was ready", "web", "said=true"]);
     master.settle(2);
     assert!(http::get(master.address(), "/").expect("an answer").text().contains(" 1 "));
     master.check_but(&["reload rolled back"]);
@@ -187,12 +188,12 @@ fn a_program_that_does_nothing_on_the_drain_signal_is_killed_at_the_deadline() {
 
 #[test]
 fn a_program_that_does_not_handle_the_drain_signal_is_spared_it_until_the_deadline() {
-    let master = python(&["naked=1"]).drain_timeout("300ms").start();
-    let address = master.address();
-    let slow = std::thread::spawn(move || http::get(address, "/slow?ms=200"));
-    soon("the request is under way", || (process::established(address) > 0).then_some(()));
+    let master = python(&["naked=1"]).drain_timeout("2s").start();
+    let mut connection = http::Connection::open(master.address()).expect("the port is open");
+    let mut generation = move || connection.get("/").expect("an answer").text().split(' ').nth(1).map(str::to_owned);
+    assert_eq!(generation().as_deref(), Some("1"));
     master.reload_well();
-    assert_eq!(slow.join().expect("no panic").expect("an answer").status, 200);
+    assert_eq!(generation().as_deref(), Some("1"), "it serves on");
     master.settle(2);
     says(&master, 2, &["ERROR", "drain signal not handled"]);
     says(&master, 2, &["worker exited", "generation=1", "was killed by SIGKILL"]);
@@ -207,6 +208,26 @@ fn the_drain_signal_can_be_another_one() {
     master.log.wait_for(&["drain signal not handled", "SIGUSR2"]);
     master.settle(2);
     master.check_but(&["drain signal not handled"]);
+}
+
+#[test]
+fn such_workers_are_shown_and_killed_as_others_are_but_know_no_pause() {
+    let master = python(&[]).start();
+    let status = master.status();
+    let victim = status.active().remove(0);
+    assert!(status.0["generations"][0]["workers"][0]["memory_bytes"].as_u64() > Some(1_000_000), "{status:#?}");
+    let (code, said) = ask(&master.control(), "POST", &format!("/kill?worker={}", victim.worker)).expect("an answer");
+    assert_eq!((code, &said["slot"]), (200, &victim.slot.into()), "{said:#}");
+    master.wait_until("another fills the slot", |status| {
+        status.active().len() == 2 && status.active().iter().all(|worker| worker.worker != victim.worker)
+    });
+    for (order, lines) in [("/pause", 2), ("/resume", 2)] {
+        assert_eq!(ask(&master.control(), "POST", order).expect("an answer").0, 200);
+        says(&master, lines, &["worker goes on accepting"]);
+        let _served = who(master.address());
+    }
+    master.settle(2);
+    master.check();
 }
 
 #[test]
@@ -249,9 +270,10 @@ fn a_listener_that_nobody_accepts_from_is_named() {
         &["--protocol", "listen-fds", "--listen", "127.0.0.1:0?name=web", "--listen", "127.0.0.1:0?name=admin"],
         &["python3", &format!("{FIXTURES}/server.py")],
     )
-    .ready_timeout("1s")
+    .ready_timeout("4s")
     .run_to_end();
     assert_eq!(ended.code(), Some(1), "{}", ended.errors);
-    let unseen = ended.errors.lines().find(|line| line.contains("never seen to accept")).expect("a reason");
+    let unseen =
+        ended.errors.lines().find(|line| line.contains("nothing showed that the worker was ready")).expect("a reason");
     assert!(unseen.contains("admin") && !unseen.contains("web"), "{unseen}");
 }

@@ -29,7 +29,7 @@ pub struct ListenFds<'a> {
     pub arg0: &'a OsStr,
     /// The listeners, each with its name if it has one.
     pub listeners: &'a [(BorrowedFd<'a>, Option<&'a str>)],
-    /// What it gets when the master's thread that spawned it ends.
+    /// What it gets when the master's thread that spawned it ends, and again for every other thread that is left then.
     pub orphaned: Signal,
 }
 

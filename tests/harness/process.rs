@@ -55,31 +55,20 @@ pub(crate) fn backlog(address: SocketAddr) -> usize {
     listening(address).into_iter().map(|socket| socket.waiting).sum()
 }
 
-/// How many clients are connected to this port, accepted or not.
-pub(crate) fn established(address: SocketAddr) -> usize {
-    // State 01 is ESTABLISHED.
-    sockets(address, "01").len()
-}
-
-struct Socket {
+struct Listening {
     inode: u64,
     waiting: usize,
 }
 
-/// The sockets that listen at this port.
-fn listening(address: SocketAddr) -> Vec<Socket> {
-    // State 0A is LISTEN.
-    sockets(address, "0A")
-}
-
-fn sockets(address: SocketAddr, state: &str) -> Vec<Socket> {
+fn listening(address: SocketAddr) -> Vec<Listening> {
     let table = if address.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
     let port = format!(":{:04X}", address.port());
     let read = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let waiting = fields.get(4)?.split_once(':')?.1;
-        (fields[1].ends_with(&port) && fields[3] == state).then_some(())?;
-        Some(Socket { inode: fields.get(9)?.parse().ok()?, waiting: usize::from_str_radix(waiting, 16).ok()? })
+        // State 0A is LISTEN.
+        (fields[1].ends_with(&port) && fields[3] == "0A").then_some(())?;
+        Some(Listening { inode: fields.get(9)?.parse().ok()?, waiting: usize::from_str_radix(waiting, 16).ok()? })
     };
     let text = fs::read_to_string(table).expect("the kernel's table of sockets");
     text.lines().skip(1).filter_map(read).collect()

@@ -29,7 +29,10 @@ impl Shell {
             }
             Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
-            Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
+            Action::Pause { worker } => {
+                self.order(worker, ToWorker::Pause.into());
+                self.pause_foreign(worker);
+            }
             Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);

@@ -209,6 +209,24 @@ impl Shell {
         }
     }
 
+    /// The process of a worker of either protocol, if it has one that has not been reaped.
+    pub(super) fn process(&self, worker: WorkerId) -> Option<&Process> {
+        let linked = self.links.get(&worker).and_then(|link| link.process.as_ref());
+        linked.or_else(|| self.foreigners.process(worker))
+    }
+
+    /// Who a worker of either protocol is.
+    pub(super) fn identity(&self, worker: WorkerId) -> Option<Identity> {
+        let linked = self.links.get(&worker).map(|link| link.identity);
+        linked.or_else(|| Some(self.foreigners.held.get(&worker)?.identity))
+    }
+
+    pub(super) fn pause_foreign(&self, worker: WorkerId) {
+        if let Some(process) = self.foreigners.process(worker) {
+            warn!(%worker, pid = process.pid(), "worker goes on accepting: its program knows no pause");
+        }
+    }
+
     pub(super) fn drain_foreign(&mut self, worker: WorkerId) {
         let signal = self.foreigners.drain_signal;
         let Some(process) = self.foreigners.process(worker) else { return };
@@ -238,7 +256,7 @@ impl Shell {
                 .map(|(_, held)| held.key.as_str())
                 .collect();
             let unseen = unseen.join(", ");
-            warn!(%worker, pid, unseen, hidden, ready_said = said, "worker was never seen to accept from all listeners");
+            warn!(%worker, pid, unseen, hidden, said, "nothing showed that the worker was ready");
         }
     }
 

@@ -17,6 +17,9 @@ use nix::libc;
 /// How many processes of one worker are looked at, at most.
 const MAX_PROCESSES: usize = 256;
 
+/// How many threads of one process are looked at, at most. Programs with so many have an epoll, which is looked at first.
+const MAX_THREADS: usize = 256;
+
 /// How many descriptors a waiting thread may have in one call. More than these are not looked at.
 const MAX_POLLED: usize = 4096;
 
@@ -87,8 +90,9 @@ impl Look {
                 None => {}
             }
         }
+        held.retain(|_, socket| !self.accepting.contains(socket));
         if !held.is_empty() {
-            for thread in threads {
+            for thread in threads.iter().take(MAX_THREADS) {
                 let call = fs::read_to_string(thread.join("syscall"))?;
                 let waited_for = Call::parse(&call).map(|call| call.waits_for(&process.join("mem")));
                 self.accepting.extend(waited_for.into_iter().flatten().filter_map(|number| held.get(&number)));
