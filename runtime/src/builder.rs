@@ -9,7 +9,7 @@ use std::time::Duration;
 use everport_handoff::worker::Worker;
 use tokio::runtime::{Handle, Runtime};
 
-use crate::config::{Config, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
+use crate::config::{Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
 use crate::{shell, telemetry};
 
@@ -181,7 +181,7 @@ impl Builder {
         if worker.is_managed() {
             run_worker(worker, threads, application)
         } else {
-            run_master(self.raw.or_surroundings().try_into()?)
+            run_master(self.raw.or_surroundings())
         }
     }
 }
@@ -212,8 +212,8 @@ where
 }
 
 /// Runs the master in this process until it has stopped.
-pub(crate) fn run_master(config: Config) -> Result<()> {
-    shell::run(config)
+pub(crate) fn run_master(origin: RawConfig) -> Result<()> {
+    shell::run(origin.load()?, origin)
 }
 
 /// A worker's runtime.

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod ask;
+mod check;
 mod table;
 
 use std::env;
@@ -80,9 +81,9 @@ fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(run) => {
             telemetry::init(variable)?;
-            let config = run.into_raw().or_surroundings().try_into()?;
-            Ok(run_master(config)?)
+            Ok(run_master(run.into_raw().or_surroundings())?)
         }
+        Command::Check { json, run } => check::check(run.into_raw(), json),
         Command::Reload { control } => ask::reload(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
@@ -94,7 +95,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
 enum Failure {
     #[error(transparent)]
     Master(#[from] Error),
-    #[error("no control socket: name it by --control or EVERPORT_CONTROL")]
+    #[error("no control socket: name it by --control or EVERPORT_CONTROL, or as control in the configuration file")]
     NoControl,
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -132,7 +133,12 @@ fn control_socket(given: ControlArguments) -> Result<PathBuf, Failure> {
     if let Some(path) = given.control {
         raw.set(Setting::Control, path, Source::Flag);
     }
-    control_path(&raw.or_environment(variable))?.ok_or(Failure::NoControl)
+    raw.file = given.config.map(PathBuf::from);
+    let raw = raw.or_environment(variable);
+    if let Some(path) = control_path(&raw)? {
+        return Ok(path);
+    }
+    control_path(&raw.or_file()?)?.ok_or(Failure::NoControl)
 }
 
 /// Writes to standard output. A reader that has gone, as in `everport status | head -1`, has all that it wanted.

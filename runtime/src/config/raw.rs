@@ -1,4 +1,4 @@
-//! Values as they were given, each with the place it came from, before the gate to a [`Config`](super::Config).
+//! Values as they were given, each with the place it came from, before the gate to a [`Config`].
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::key::{Default as KeyDefault, KEYS, Kind, Setting};
+use super::{Config, ConfigError, file};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +16,7 @@ pub(crate) enum Source {
     Flag,
     Builder,
     Environment,
-    #[allow(dead_code, reason = "the file comes in the next step")]
-    File {
-        path: Arc<Path>,
-        line: usize,
-    },
+    File { path: Arc<Path>, line: usize },
     Default,
 }
 
@@ -38,6 +35,8 @@ pub(crate) enum Face {
     Command,
     /// This very program: the Builder was used.
     Embedded,
+    /// Either, for who only looks at settings.
+    Any,
 }
 
 /// Everything that was given, unread.
@@ -78,6 +77,21 @@ impl RawConfig {
             ([], KeyDefault::Value(text)) => vec![Given { text: text.into(), source: Source::Default }],
             (given, _) => given.to_vec(),
         }
+    }
+
+    /// What holds now: what was given, then what the file says at this moment.
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
+        self.clone().or_file()?.try_into()
+    }
+
+    /// Fills in from the configuration file, if there is one, what was not given otherwise.
+    pub(crate) fn or_file(mut self) -> Result<Self, ConfigError> {
+        if let Some(path) = &self.file {
+            for (setting, given) in file::read(path)?.values {
+                self.values.entry(setting).or_insert(given);
+            }
+        }
+        Ok(self)
     }
 
     /// Fills in from this process's environment what was not given otherwise, and counts its processors.

@@ -32,7 +32,7 @@ use self::poller::{Poller, Source};
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
-use crate::config::Config;
+use crate::config::{Config, RawConfig};
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ const CREDIT: usize = 16;
 const QUEUE: usize = 64;
 
 /// Runs the master until it is told to stop. Called in the master, on its main thread.
-pub(crate) fn run(config: Config) -> Result<()> {
+pub(crate) fn run(config: Config, _origin: RawConfig) -> Result<()> {
     let mut shell = Shell::start(config)?;
     let ended = shell.run();
     info!("master stopped");

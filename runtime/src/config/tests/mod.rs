@@ -1,3 +1,7 @@
+//! What is accepted, what is not, and in which words.
+
+mod file;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
 
