@@ -84,7 +84,9 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             Ok(run_master(run.into_raw().or_surroundings())?)
         }
         Command::Check { json, run } => check::check(run.into_raw(), json),
-        Command::Reload { control } => ask::reload(&control_socket(control)?),
+        Command::Reload { no_wait: false, control } => ask::reload(&control_socket(control)?),
+        Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
+        Command::Rollback { control } => ask::rollback(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{ReloadRecord, Status, Stopping};
+use super::protocol::{AskedBy, Begun, ReloadRecord, Status, Stopping};
 
 /// Who asks, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,12 @@ pub(crate) struct Client {
     pub(crate) uid: u32,
 }
 
+impl From<Client> for AskedBy {
+    fn from(Client { pid, uid }: Client) -> Self {
+        Self::Control { pid, uid }
+    }
+}
+
 /// What a client wants of the master's loop. To drop `answer` is to say that the master is stopping.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -25,6 +31,10 @@ pub(crate) enum Request {
     Status { answer: oneshot::Sender<Status> },
     /// Reload, and answer with the outcome.
     Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
+    /// Reload, and answer at once with what has begun.
+    BeginReload { client: Client, answer: oneshot::Sender<Begun> },
+    /// Roll the reload under way back, and answer with its record; with nothing if there is none.
+    Rollback { client: Client, answer: oneshot::Sender<Option<ReloadRecord>> },
     /// Begin to stop, and answer at once.
     Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
 }

@@ -180,10 +180,11 @@ fn router(caller: Caller) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/reload", post(reload))
+        .route("/rollback", post(rollback))
         .route("/stop", post(stop))
-        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path: ask for /status, /reload or /stop"))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path: ask for /status, /reload, /rollback or /stop"))
         .method_not_allowed_fallback(async || {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "GET /status, POST /reload and POST /stop only")
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "GET /status, POST /reload, POST /rollback and POST /stop only")
         })
         .with_state(caller)
 }
@@ -193,7 +194,24 @@ async fn status(State(caller): State<Caller>) -> Response {
     respond(soon(asked, caller.limits.answer).await, |_| StatusCode::OK)
 }
 
-async fn reload(State(caller): State<Caller>) -> Response {
+#[derive(Deserialize)]
+struct ReloadQuery {
+    #[serde(default = "waits")]
+    wait: bool,
+}
+
+fn waits() -> bool {
+    true
+}
+
+async fn reload(State(caller): State<Caller>, query: Result<Query<ReloadQuery>, QueryRejection>) -> Response {
+    let Ok(Query(ReloadQuery { wait })) = query else {
+        return refuse(StatusCode::BAD_REQUEST, "want /reload, /reload?wait=true or /reload?wait=false");
+    };
+    if !wait {
+        let asked = caller.asker.ask(|answer| Request::BeginReload { client: caller.client, answer });
+        return respond(soon(asked, caller.limits.answer).await, |_| StatusCode::ACCEPTED);
+    }
     let Ok(_place) = caller.waiting.try_acquire() else {
         return respond(Err::<(), _>(Unanswered::TooManyWaiting), |()| StatusCode::OK);
     };
@@ -203,6 +221,14 @@ async fn reload(State(caller): State<Caller>) -> Response {
         ReloadOutcome::Committed => StatusCode::OK,
         ReloadOutcome::RolledBack => StatusCode::CONFLICT,
     })
+}
+
+async fn rollback(State(caller): State<Caller>) -> Response {
+    let asked = caller.asker.ask(|answer| Request::Rollback { client: caller.client, answer });
+    match soon(asked, caller.limits.answer).await {
+        Ok(None) => refuse(StatusCode::CONFLICT, "no reload is under way, so there is nothing to roll back"),
+        answer => respond(answer, |_| StatusCode::OK),
+    }
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::generation::Course;
 use super::listeners::Admission;
+use super::reload::{self, Duty};
 use super::{Action, Exit, Failure, GenerationState, Machine, RequestId, Spread, WorkerState};
 
 impl Machine {
@@ -16,14 +17,13 @@ impl Machine {
         let WorkerState::Starting { .. } = worker.state else {
             return;
         };
-        match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => {
+        match self.duty(worker.generation, worker.slot) {
+            Duty::Wait => {
                 self.supervision.ready(id, now);
-                if self.supervision.all_ready(worker.generation) {
-                    self.commit(worker.generation, now, actions);
-                }
+                self.serve_first(now, actions);
+                self.advance(now, actions);
             }
-            Some(GenerationState::Active { .. }) => {
+            Duty::Serve => {
                 self.activate(id, now, actions);
                 for other in self.supervision.of_slot(worker.generation, worker.slot) {
                     if let Some(WorkerState::Leaving { .. }) = self.supervision.get(other).map(|other| other.state) {
@@ -32,8 +32,7 @@ impl Machine {
                 }
                 self.limit_claims(id, actions);
             }
-            // Its kill is on its way.
-            Some(GenerationState::Draining { .. } | GenerationState::Failed { .. }) | None => {}
+            Duty::None => {}
         }
     }
 
@@ -50,6 +49,12 @@ impl Machine {
             WorkerState::Active { .. } if matches!(self.course, Course::Settling { .. }) => {}
             WorkerState::Active { .. } => {
                 self.supervision.leave(id, now);
+                self.fill_slots(now, actions);
+            }
+            // It takes nothing, so it can go before its replacement is ready.
+            WorkerState::Paused { .. } => {
+                self.supervision.leave(id, now);
+                self.drain(id, now, actions);
                 self.fill_slots(now, actions);
             }
             WorkerState::Leaving { .. }
@@ -87,6 +92,7 @@ impl Machine {
                 WorkerState::Starting { .. }
                     | WorkerState::Ready { .. }
                     | WorkerState::Active { .. }
+                    | WorkerState::Paused { .. }
                     | WorkerState::Leaving { .. }
             )
         );
@@ -99,14 +105,24 @@ impl Machine {
     pub(super) fn worker_exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.exited(id, actions);
-            self.worker_gone(id, Failure::Exited { slot: worker.slot, worker: id, exit }, now, actions);
+            let slot = worker.slot;
+            let never_served = match worker.state {
+                WorkerState::Starting { .. } | WorkerState::Ready { .. } => true,
+                WorkerState::Silent { .. } => self.duty(worker.generation, slot) != Duty::Serve,
+                _ => false,
+            };
+            let failure = match never_served {
+                true => Failure::Exited { slot, worker: id, exit },
+                false => Failure::Crashed { slot, worker: id, exit },
+            };
+            self.worker_gone(id, Some(exit), failure, now, actions);
         }
     }
 
     pub(super) fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.never_started(id);
-            self.worker_gone(id, Failure::SpawnFailed { slot: worker.slot, reason }, now, actions);
+            self.worker_gone(id, None, Failure::SpawnFailed { slot: worker.slot, reason }, now, actions);
         }
     }
 
@@ -130,7 +146,10 @@ impl Machine {
                     self.give_up_on(id, failure, now, actions);
                 }
                 WorkerState::Draining { .. } | WorkerState::Drained { .. } => self.kill(id, now, actions),
-                WorkerState::Ready { .. } | WorkerState::Active { .. } | WorkerState::Killed { .. } => {}
+                WorkerState::Ready { .. }
+                | WorkerState::Active { .. }
+                | WorkerState::Paused { .. }
+                | WorkerState::Killed { .. } => {}
             }
         }
         self.fill_slots(now, actions);
@@ -146,7 +165,12 @@ impl Machine {
         if let Some(worker) = self.supervision.get(id) {
             let counts = matches!(
                 self.generation_state(worker.generation),
-                Some(GenerationState::Starting { .. } | GenerationState::Active { .. })
+                Some(
+                    GenerationState::Starting { .. }
+                        | GenerationState::Probation { .. }
+                        | GenerationState::Active { .. }
+                        | GenerationState::Paused { .. }
+                )
             );
             let claimant = counts.then_some((worker.generation, worker.slot));
             match self.listeners.asked(id, listener, claimant) {
@@ -175,37 +199,57 @@ impl Machine {
         self.close_unclaimed(actions);
     }
 
-    /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
+    /// A worker cannot be used: a generation on trial fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
     fn give_up_on(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
-        match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => self.fail(worker.generation, failure, now, actions),
-            _ => self.kill(id, now, actions),
+        let fails = self.is_on_trial(worker.generation) && reload::is_failure(&worker, None);
+        self.kill(id, now, actions);
+        if fails {
+            self.fail(failure, now, actions);
         }
     }
 
-    fn worker_gone(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+    fn worker_gone(
+        &mut self,
+        id: WorkerId,
+        exit: Option<Exit>,
+        failure: Failure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
         self.listeners.worker_gone(id);
         self.supervision.gone(id, now);
-        if let Some(GenerationState::Starting { .. }) = self.generation_state(worker.generation) {
-            self.fail(worker.generation, failure, now, actions);
+        if self.is_on_trial(worker.generation) && reload::is_failure(&worker, exit) {
+            self.fail(failure, now, actions);
         }
         for other in self.supervision.of_slot(worker.generation, worker.slot) {
             self.limit_claims(other, actions);
         }
-        self.drop_generation_if_gone(worker.generation);
+        self.drop_generation_if_gone(worker.generation, now, actions);
         self.fill_slots(now, actions);
     }
 
     pub(super) fn activate(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         self.supervision.activate(worker, now, actions);
         self.scheduler.activate(worker, now, actions);
+    }
+
+    /// One that serves takes nothing more and stays warm; one that leaves need not wait any longer.
+    pub(super) fn pause(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        match self.supervision.get(worker).map(|worker| worker.state) {
+            Some(WorkerState::Active { .. }) => {
+                self.scheduler.pause(worker, actions);
+                self.supervision.pause(worker, now, actions);
+            }
+            Some(WorkerState::Leaving { .. }) => self.drain(worker, now, actions),
+            _ => {}
+        }
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -236,7 +280,7 @@ impl Machine {
     }
 
     /// The slot of this worker, if it is served, claims nothing but what its workers use.
-    fn limit_claims(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
+    pub(super) fn limit_claims(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! Starting --> Ready --> Active --+--> Leaving --+--> Draining --> Drained --> gone
-//!     |          |          |     +--------------+       |            |
+//!     |          |       |  ^     +--------------+       |            |
+//!     |          |       v  |     |                      |            |
+//!     |          |      Paused ---+                      |            |
 //!     +----------+----------+--------> Killed <----------+------------+
 //! ```
 //!
@@ -29,6 +31,8 @@ pub(crate) enum WorkerState {
     Ready { since: Instant },
     /// When it takes connections.
     Active { since: Instant },
+    /// When it takes nothing, keeps what it has, and can take connections again at once.
+    Paused { since: Instant },
     /// When it asked to leave. Takes connections until its replacement is ready, at the latest until `drain_at`.
     Leaving { since: Instant, drain_at: Instant },
     /// When it was told to drain. Waits for its exit, at the latest until `deadline`.
@@ -49,6 +53,7 @@ impl WorkerState {
             Self::Starting { since, .. }
             | Self::Ready { since }
             | Self::Active { since }
+            | Self::Paused { since }
             | Self::Leaving { since, .. }
             | Self::Draining { since, .. }
             | Self::Drained { since, .. }
@@ -64,7 +69,7 @@ impl WorkerState {
             | Self::Draining { deadline: at, .. }
             | Self::Drained { deadline: at, .. }
             | Self::Silent { deadline: at, .. } => Some(at),
-            Self::Ready { .. } | Self::Active { .. } | Self::Killed { .. } => None,
+            Self::Ready { .. } | Self::Active { .. } | Self::Paused { .. } | Self::Killed { .. } => None,
         }
     }
 }
@@ -164,9 +169,14 @@ impl Supervision {
     /// Opens every slot of a new generation, each to be filled at once.
     pub(super) fn add_generation(&mut self, generation: Generation, now: Instant) {
         for slot in (0..self.settings.workers).map(Slot) {
-            let place = Place { occupant: Occupant::Waiting { until: now }, restarts: 0, failures: 0 };
-            self.places.insert((generation, slot), place);
+            self.open(generation, slot, now);
         }
+    }
+
+    /// Opens one slot of a generation, to be filled at once.
+    pub(super) fn open(&mut self, generation: Generation, slot: Slot, now: Instant) {
+        let place = Place { occupant: Occupant::Waiting { until: now }, restarts: 0, failures: 0 };
+        self.places.insert((generation, slot), place);
     }
 
     /// Closes every slot of a generation: nobody is started there any more.
@@ -182,13 +192,17 @@ impl Supervision {
 
     /// Whether every slot of a generation is filled by a worker that is ready.
     pub(super) fn all_ready(&self, generation: Generation) -> bool {
-        let ready = |place: &Place| match place.occupant {
+        self.places.keys().filter(|(of, _)| *of == generation).all(|(_, slot)| self.is_ready(generation, *slot))
+    }
+
+    /// Whether a slot is filled by a worker that is ready.
+    pub(super) fn is_ready(&self, generation: Generation, slot: Slot) -> bool {
+        self.places.get(&(generation, slot)).is_some_and(|place| match place.occupant {
             Occupant::Worker(worker) => {
                 matches!(self.get(worker), Some(Worker { state: WorkerState::Ready { .. }, .. }))
             }
             Occupant::Waiting { .. } | Occupant::Vacant => false,
-        };
-        self.places.iter().filter(|((of, _), _)| *of == generation).all(|(_, place)| ready(place))
+        })
     }
 
     /// Whether the slot is filled by a worker that has been activated.
@@ -227,6 +241,11 @@ impl Supervision {
     pub(super) fn activate(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         self.set_state(worker, WorkerState::Active { since: now });
         actions.push(Action::Activate { worker });
+    }
+
+    pub(super) fn pause(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.set_state(worker, WorkerState::Paused { since: now });
+        actions.push(Action::Pause { worker });
     }
 
     /// The worker leaves, and its slot waits for a replacement.

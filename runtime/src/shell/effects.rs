@@ -5,16 +5,17 @@ use std::os::fd::AsFd;
 
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
-use everport_handoff::id::{Generation, ListenerId, WorkerId};
+use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
+use super::process::resident_memory;
 use super::records::Ended;
 use super::{Shell, clock};
-use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, RequestId, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -23,6 +24,7 @@ impl Shell {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
+            Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
             Action::Drain { worker, deadline } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
@@ -47,21 +49,27 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::ReloadDelayed { why } => self.records.reload_delayed(why),
+            Action::MeasureDraining { workers } => self.measure_draining(&workers),
             Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
-            Action::ReloadEnded { generation, tickets, outcome, phases } => {
-                let replaced = self.replaced_by(generation);
-                let workers = self.config.workers.get();
-                self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
+            Action::ProbationStarted { generation, until, phases } => {
+                self.records.probation_started(generation, until, phases);
             }
+            Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
+                let workers = self.config.workers.get();
+                self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
+            }
+            Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
+            Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
             Action::Finish { failure } => self.end = Some(failure),
         }
     }
 
-    /// The generation that drains because this one was committed, if it is not gone already.
-    fn replaced_by(&self, generation: Generation) -> Option<Generation> {
-        let drains = |state| matches!(state, GenerationState::Draining { .. });
-        let older = self.machine.generations().filter(|(older, state)| *older < generation && drains(*state));
-        older.map(|(older, _)| older).last()
+    /// How much memory these workers hold together. One that ends meanwhile holds nothing.
+    fn measure_draining(&mut self, workers: &[WorkerId]) {
+        let processes = workers.iter().filter_map(|worker| self.links.get(worker)?.process.as_ref());
+        let bytes = processes.map(|process| resident_memory(process.pid()).unwrap_or(0)).sum();
+        self.note(Event::DrainingMeasured { bytes });
     }
 
     fn spawn(&mut self, identity: Identity) {

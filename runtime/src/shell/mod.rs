@@ -5,6 +5,7 @@
 //!
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
+mod audit;
 mod clock;
 mod connections;
 mod effects;
@@ -25,6 +26,7 @@ use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
 use tracing::info;
 
+use self::audit::Audit;
 use self::connections::Connections;
 use self::link::Link;
 use self::listeners::Listeners;
@@ -32,11 +34,11 @@ use self::poller::{Poller, Source};
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
-use crate::config::{Config, RawConfig};
+use crate::config::{Config, RawConfig, Strategy};
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::error::{Error, Result};
-use crate::machine::{Action, Event, Failure, Machine, Settings};
+use crate::machine::{self, Action, Event, Failure, Machine, Settings};
 use crate::pid_file::PidFile;
 
 /// How many untaken or revoked offers a worker may have (`credit`).
@@ -94,6 +96,14 @@ impl Shell {
             workers: config.workers.get(),
             ready_timeout: config.ready_timeout,
             drain_timeout: config.drain_timeout,
+            strategy: match config.strategy {
+                Strategy::All => machine::Strategy::All,
+                Strategy::Rolling => machine::Strategy::Rolling,
+            },
+            probation: config.probation,
+            drain_generations: config.drain_generations,
+            drain_age: config.drain_age,
+            drain_memory: config.drain_memory,
             steal_after: config.steal_after,
             credit: CREDIT,
             words: board::OFFER_WORDS,
@@ -107,7 +117,7 @@ impl Shell {
             links: HashMap::new(),
             staged: Vec::new(),
             starved: Vec::new(),
-            records: Records::new(),
+            records: Records::new(Audit::new(config.audit_file.clone())),
             events: VecDeque::new(),
             end: None,
             _pid_file: pid_file,

@@ -104,6 +104,14 @@ impl AsFd for Process {
     }
 }
 
+/// How many bytes a process has in memory, if it is there.
+pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
+    // The second field is the resident set, in pages.
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
 /// The working directory by the name that the shell gave it: `$PWD` keeps symlinks that `getcwd` resolves.
 fn directory_as_given() -> io::Result<PathBuf> {
     let real = env::current_dir()?;

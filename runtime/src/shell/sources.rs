@@ -13,12 +13,13 @@ use super::Shell;
 use super::link::{Move, Order, Room};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
+use super::records::Answer;
 use super::signals::Order as SignalOrder;
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::Request;
 use crate::error::{Error, Result};
-use crate::machine::{ConnectionId, Event, Exit, RequestId, Settled};
+use crate::machine::{ConnectionId, Event, Exit, GenerationState, RequestId, Settled};
 
 /// How many connections one turn accepts from one listener, so that other sources get their turn.
 const MAX_ACCEPTS: usize = 64;
@@ -290,7 +291,11 @@ impl Shell {
         self.stop_listening(worker);
         self.read_board(worker);
         if let Some(link) = self.links.get(&worker) {
-            self.records.exited(link, pid, exit);
+            let drains = |(generation, state)| {
+                generation == link.identity.generation && matches!(state, GenerationState::Draining { .. })
+            };
+            let retired = self.machine.generations().any(drains);
+            self.records.exited(link, pid, exit, retired);
         }
         self.note(Event::WorkerExited { worker, exit });
     }
@@ -301,7 +306,7 @@ impl Shell {
                 SignalOrder::Reload(sender) => {
                     // A pid is positive; 0 stands for a sender in another pid namespace.
                     let pid = u32::try_from(sender.pid).unwrap_or(0);
-                    let ticket = self.records.asked(AskedBy::Signal { pid, uid: sender.uid }, None);
+                    let ticket = self.records.asked(AskedBy::Signal { pid, uid: sender.uid }, Answer::Nobody);
                     self.note(Event::ReloadAsked { ticket });
                 }
                 SignalOrder::Stop { signal, at_once } => self.stop(signal, at_once || self.machine.is_stopping()),
@@ -332,9 +337,18 @@ impl Shell {
                     drop(answer.send(self.status()));
                 }
                 Request::Reload { client, answer } => {
-                    let ticket =
-                        self.records.asked(AskedBy::Control { pid: client.pid, uid: client.uid }, Some(answer));
+                    let ticket = self.records.asked(client.into(), Answer::Outcome(answer));
                     self.note(Event::ReloadAsked { ticket });
+                }
+                Request::BeginReload { client, answer } => {
+                    let ticket = self.records.asked(client.into(), Answer::Nobody);
+                    self.note(Event::ReloadAsked { ticket });
+                    self.pump();
+                    drop(answer.send(self.begun()));
+                }
+                Request::Rollback { client, answer } => {
+                    let ticket = self.records.asked_to_roll_back(client.into(), answer);
+                    self.note(Event::RollbackAsked { ticket });
                 }
                 Request::Stop { client, at_once, answer } => {
                     let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
