@@ -9,7 +9,7 @@ use std::time::Duration;
 use everport_handoff::worker::Worker;
 use tokio::runtime::{Handle, Runtime};
 
-use crate::config::{Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
+use crate::config::{Origin, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
 use crate::{shell, telemetry};
 
@@ -212,8 +212,9 @@ where
 }
 
 /// Runs the master in this process until it has stopped.
-pub(crate) fn run_master(origin: RawConfig) -> Result<()> {
-    shell::run(origin.load()?, origin)
+pub(crate) fn run_master(given: RawConfig) -> Result<()> {
+    let (origin, config) = Origin::read(given)?;
+    shell::run(config, origin)
 }
 
 /// A worker's runtime.

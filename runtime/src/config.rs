@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod gate;
 mod key;
+mod origin;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use self::error::ConfigError;
 pub(crate) use self::error::{Problem, quoted};
 pub(crate) use self::gate::{control_path, thread_count};
 pub(crate) use self::key::{Default as KeyDefault, KEYS, Key, Kind, Setting, master_environment};
+pub(crate) use self::origin::Origin;
 pub(crate) use self::raw::{Face, RawConfig, Source};
 pub use self::word::{Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};
 pub(crate) use self::word::{Protocol, UnknownProtocol};

@@ -95,7 +95,6 @@ pub(crate) struct Key {
     pub(crate) form: &'static str,
     pub(crate) default: Default,
     pub(crate) help: &'static str,
-    #[allow(dead_code, reason = "the reload of settings comes in the next step")]
     pub(crate) reach: Reach,
 }
 

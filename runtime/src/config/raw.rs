@@ -1,4 +1,4 @@
-//! Values as they were given, each with the place it came from, before the gate to a [`Config`].
+//! Values as they were given, each with the place it came from, before the gate to a [`Config`](super::Config).
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::key::{Default as KeyDefault, KEYS, Kind, Setting};
-use super::{Config, ConfigError, file};
+use super::{ConfigError, file};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +79,6 @@ impl RawConfig {
         }
     }
 
-    /// What holds now: what was given, then what the file says at this moment.
-    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
-        self.clone().or_file()?.try_into()
-    }
-
     /// Fills in from the configuration file, if there is one, what was not given otherwise.
     pub(crate) fn or_file(mut self) -> Result<Self, ConfigError> {
         if let Some(path) = &self.file {
@@ -92,6 +87,17 @@ impl RawConfig {
             }
         }
         Ok(self)
+    }
+
+    /// Puts the other's value of this setting in place of its own. Returns whether they differed.
+    pub(super) fn take_over(&mut self, setting: Setting, other: &Self) -> bool {
+        let texts = |raw: &Self| raw.or_default(setting).into_iter().map(|given| given.text).collect::<Vec<_>>();
+        let differs = texts(self) != texts(other);
+        match other.values.get(&setting) {
+            Some(given) => self.values.insert(setting, given.clone()),
+            None => self.values.remove(&setting),
+        };
+        differs
     }
 
     /// Fills in from this process's environment what was not given otherwise, and counts its processors.

@@ -91,7 +91,9 @@ impl Machine {
     /// When a waiting reload must be looked at again, if nothing happens before.
     pub(super) fn budget_deadline(&self) -> Option<Instant> {
         match (&self.course, self.delay, self.memory) {
-            (Course::Serving { .. }, Some(Delay::Memory { .. }), Memory::Measured { at, .. }) => Some(at + MEASURE_EVERY),
+            (Course::Serving { .. }, Some(Delay::Memory { .. }), Memory::Measured { at, .. }) => {
+                Some(at + MEASURE_EVERY)
+            }
             _ => None,
         }
     }

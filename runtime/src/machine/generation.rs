@@ -78,6 +78,7 @@ impl Machine {
             let generation = self.next_generation();
             self.course = Course::First;
             self.announce(generation, now);
+            self.supervision.agree(generation, self.settings);
             self.supervision.add_generation(generation, now);
             self.fill_slots(now, actions);
             self.serve_first(now, actions);
@@ -264,9 +265,9 @@ impl Machine {
             self.supervision.vacate(*generation);
             *state = match *state {
                 GenerationState::Starting { .. } => GenerationState::Failed { since: now },
-                GenerationState::Probation { .. }
-                | GenerationState::Active { .. }
-                | GenerationState::Paused { .. } => GenerationState::Draining { since: now },
+                GenerationState::Probation { .. } | GenerationState::Active { .. } | GenerationState::Paused { .. } => {
+                    GenerationState::Draining { since: now }
+                }
                 unchanged => unchanged,
             };
         }

@@ -135,7 +135,7 @@ impl Machine {
             };
             match worker.state {
                 WorkerState::Starting { .. } => {
-                    let after = self.settings.ready_timeout;
+                    let after = worker.terms.ready_timeout;
                     let failure = Failure::NotReady { slot: worker.slot, worker: id, after };
                     self.give_up_on(id, failure, now, actions);
                 }

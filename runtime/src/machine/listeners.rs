@@ -2,9 +2,9 @@
 //!
 //! A worker *uses* a listener from its `Listen` until it closes it or dies. Its slot *claims* the listener for longer: a
 //! crash is no close, so the claim stays until the slot's next worker is ready without it. The master holds a listener that
-//! was configured, or that a slot of the active or the starting generation claims.
+//! the settings of a generation name, or that a slot of it claims, as long as that generation is starting or active.
 //!
-//! Invariant: only generations that are starting or active have claims.
+//! Invariant: only generations that are starting or active name or claim listeners.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,8 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     spread: Spread,
-    configured: bool,
+    /// The generations whose settings name it.
+    named_by: BTreeSet<Generation>,
     users: BTreeSet<WorkerId>,
     claims: BTreeSet<(Generation, Slot)>,
 }
@@ -36,9 +37,16 @@ pub(super) enum Admission {
 }
 
 impl Listeners {
-    pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
-        let bound = Listener { spread, configured, users: BTreeSet::new(), claims: BTreeSet::new() };
+    pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread) {
+        let bound = Listener { spread, named_by: BTreeSet::new(), users: BTreeSet::new(), claims: BTreeSet::new() };
         self.held.entry(listener).or_insert(bound);
+    }
+
+    /// The settings of the generation name the listener.
+    pub(super) fn name(&mut self, listener: ListenerId, generation: Generation) {
+        if let Some(named) = self.held.get_mut(&listener) {
+            named.named_by.insert(generation);
+        }
     }
 
     pub(super) fn holds(&self, listener: ListenerId) -> bool {
@@ -90,18 +98,19 @@ impl Listeners {
         }
     }
 
-    /// The generation is on its way out: it claims nothing more.
+    /// The generation is on its way out: it names and claims nothing more.
     pub(super) fn drop_claims(&mut self, generation: Generation) {
         for listener in self.held.values_mut() {
+            listener.named_by.remove(&generation);
             listener.claims.retain(|(claimant, _)| *claimant != generation);
         }
     }
 
-    /// Drops, and names, the listeners that nobody claims any more.
+    /// Drops, and returns, the listeners that nobody names or claims any more.
     pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
         let mut unclaimed = Vec::new();
         self.held.retain(|id, listener| {
-            let keep = listener.configured || !listener.claims.is_empty();
+            let keep = !listener.named_by.is_empty() || !listener.claims.is_empty();
             if !keep {
                 unclaimed.push(*id);
             }
@@ -110,7 +119,7 @@ impl Listeners {
         unclaimed
     }
 
-    /// Drops, and names, all listeners: the master stops.
+    /// Drops, and returns, all listeners: the master stops.
     pub(super) fn take_all(&mut self) -> Vec<ListenerId> {
         std::mem::take(&mut self.held).into_keys().collect()
     }

@@ -33,18 +33,12 @@ pub(crate) struct Machine {
 }
 
 /// The longest that any duration of the settings counts: nobody waits longer, and no sum with it overflows.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 impl Machine {
     /// A master that has not been started.
     pub(crate) fn new(settings: Settings) -> Self {
-        let settings = Settings {
-            ready_timeout: settings.ready_timeout.min(LONGEST),
-            drain_timeout: settings.drain_timeout.min(LONGEST),
-            probation: settings.probation.min(LONGEST),
-            steal_after: settings.steal_after.min(LONGEST),
-            ..settings
-        };
+        let settings = settings.within(LONGEST);
         Self {
             settings,
             course: Course::New,
@@ -53,7 +47,7 @@ impl Machine {
             pending: Vec::new(),
             delay: None,
             memory: Memory::default(),
-            supervision: Supervision::new(settings),
+            supervision: Supervision::default(),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
             lifecycle_deadline: None,
@@ -182,6 +176,8 @@ impl Machine {
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, actions),
             Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
+            Event::Prepared { settings, configured } => self.prepared(settings, &configured, now, actions),
+            Event::PrepareFailed { reason } => self.prepare_failed(reason, now, actions),
             Event::DrainingMeasured { bytes } => self.draining_measured(bytes, now),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
@@ -193,7 +189,10 @@ impl Machine {
             Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
             Event::ListenerBound { listener, spread, configured } => {
-                self.listeners.bound(listener, spread, configured);
+                self.listeners.bound(listener, spread);
+                if configured && let Some(generation) = self.being_prepared() {
+                    self.listeners.name(listener, generation);
+                }
                 if spread == Spread::Offered {
                     self.scheduler.open(listener);
                 }
@@ -206,6 +205,19 @@ impl Machine {
             | Event::OfferFailed { .. }
             | Event::ChannelWritable { .. }
             | Event::Beat { .. } => {}
+        }
+    }
+}
+
+impl Settings {
+    /// No time of these counts for longer than this.
+    pub(super) fn within(self, longest: Duration) -> Self {
+        Self {
+            ready_timeout: self.ready_timeout.min(longest),
+            drain_timeout: self.drain_timeout.min(longest),
+            probation: self.probation.min(longest),
+            steal_after: self.steal_after.min(longest),
+            ..self
         }
     }
 }

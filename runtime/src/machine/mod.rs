@@ -87,6 +87,10 @@ pub(crate) enum Event {
     RollbackAsked { ticket: Ticket },
     /// When it is known how much memory the workers of `Action::MeasureDraining` hold.
     DrainingMeasured { bytes: u64 },
+    /// When the next generation may start, as `Action::Prepare` asked: its settings, and all the listeners that these name.
+    Prepared { settings: Settings, configured: Vec<ListenerId> },
+    /// When the next generation cannot have what it needs. Listeners that were bound for it are closed.
+    PrepareFailed { reason: String },
     /// When somebody asked for a stop: graceful, or at once.
     StopAsked { at_once: bool },
 
@@ -108,7 +112,8 @@ pub(crate) enum Event {
     /// Its board can still be revoked and read until `Action::Forget`.
     WorkerExited { worker: WorkerId, exit: Exit },
 
-    /// When the master has bound or adopted a listener.
+    /// When the master has bound or adopted a listener. A configured one belongs to the generation that is being prepared,
+    /// or to the first.
     ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
     /// When a worker asked for a listener that the master holds (bound just now or before).
     ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
@@ -180,6 +185,9 @@ pub(crate) enum Action {
     ReloadDelayed { why: Delay },
     /// Find out how much memory these workers hold. Always answered by `DrainingMeasured`.
     MeasureDraining { workers: Vec<WorkerId> },
+    /// Find out what the next generation needs, and bind the listeners that it has beside those of now. Always answered, by
+    /// `Prepared` or `PrepareFailed`.
+    Prepare { generation: Generation },
     /// A reload has begun.
     ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
     /// The new generation serves, and may be rolled back until then.
@@ -213,6 +221,8 @@ pub(crate) enum Outcome {
 /// Why a generation could not start, or not stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
+    /// The generation could not be given what it needs: its settings are wrong, or a listener could not be bound.
+    NotPrepared { reason: String },
     /// A worker's process could not be started.
     SpawnFailed { slot: Slot, reason: String },
     /// A worker ended before it was ready.
@@ -253,7 +263,7 @@ pub(crate) enum Strategy {
 }
 
 /// What the machines must know of the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// How many slots a generation has.
     pub(crate) workers: u32,

@@ -80,6 +80,8 @@ pub(super) struct Worker {
     pub(super) generation: Generation,
     pub(super) state: WorkerState,
     started: Instant,
+    /// The settings of its generation.
+    pub(super) terms: Settings,
 }
 
 /// Who fills a slot.
@@ -111,17 +113,19 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How long a worker must live for its slot to be trusted again.
 const STEADY: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Supervision {
-    settings: Settings,
+    /// What each generation was started with.
+    terms: BTreeMap<Generation, Settings>,
     workers: BTreeMap<WorkerId, Worker>,
     places: BTreeMap<(Generation, Slot), Place>,
     last: u64,
 }
 
 impl Supervision {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, workers: BTreeMap::new(), places: BTreeMap::new(), last: 0 }
+    /// The generation is started with these settings, and keeps them to its end.
+    pub(super) fn agree(&mut self, generation: Generation, settings: Settings) {
+        self.terms.insert(generation, settings);
     }
 
     pub(super) fn get(&self, worker: WorkerId) -> Option<Worker> {
@@ -168,7 +172,8 @@ impl Supervision {
 
     /// Opens every slot of a new generation, each to be filled at once.
     pub(super) fn add_generation(&mut self, generation: Generation, now: Instant) {
-        for slot in (0..self.settings.workers).map(Slot) {
+        let workers = self.terms.get(&generation).map_or(0, |terms| terms.workers);
+        for slot in (0..workers).map(Slot) {
             self.open(generation, slot, now);
         }
     }
@@ -188,6 +193,7 @@ impl Supervision {
 
     pub(super) fn remove_generation(&mut self, generation: Generation) {
         self.places.retain(|(of, _), _| *of != generation);
+        self.terms.remove(&generation);
     }
 
     /// Whether every slot of a generation is filled by a worker that is ready.
@@ -221,12 +227,13 @@ impl Supervision {
         for (&(generation, slot), place) in &mut self.places {
             if let Occupant::Waiting { until } = place.occupant
                 && until <= now
+                && let Some(&terms) = self.terms.get(&generation)
             {
                 self.last += 1;
                 let worker = WorkerId(self.last);
                 place.occupant = Occupant::Worker(worker);
-                let state = WorkerState::Starting { since: now, ready_by: now + self.settings.ready_timeout };
-                self.workers.insert(worker, Worker { slot, generation, state, started: now });
+                let state = WorkerState::Starting { since: now, ready_by: now + terms.ready_timeout };
+                self.workers.insert(worker, Worker { slot, generation, state, started: now, terms });
                 actions.push(Action::Spawn { worker, slot, generation });
                 started.push(worker);
             }
@@ -250,15 +257,18 @@ impl Supervision {
 
     /// The worker leaves, and its slot waits for a replacement.
     pub(super) fn leave(&mut self, worker: WorkerId, now: Instant) {
-        let drain_at = now + self.settings.ready_timeout;
-        self.set_state(worker, WorkerState::Leaving { since: now, drain_at });
-        self.refill_after(worker, now);
+        if let Some(Worker { terms, .. }) = self.get(worker) {
+            self.set_state(worker, WorkerState::Leaving { since: now, drain_at: now + terms.ready_timeout });
+            self.refill_after(worker, now);
+        }
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let deadline = now + self.settings.drain_timeout;
-        self.set_state(worker, WorkerState::Draining { since: now, deadline });
-        actions.push(Action::Drain { worker, deadline });
+        if let Some(Worker { terms, .. }) = self.get(worker) {
+            let deadline = now + terms.drain_timeout;
+            self.set_state(worker, WorkerState::Draining { since: now, deadline });
+            actions.push(Action::Drain { worker, deadline });
+        }
     }
 
     pub(super) fn drained(&mut self, worker: WorkerId, now: Instant) {

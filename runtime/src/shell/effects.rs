@@ -15,7 +15,7 @@ use super::poller::Source;
 use super::process::resident_memory;
 use super::records::Ended;
 use super::{Shell, clock};
-use crate::machine::{Action, ConnectionId, Event, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, Outcome, RequestId, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -51,12 +51,14 @@ impl Shell {
             Action::Shutdown { connection } => self.connections.shut_down(connection),
             Action::ReloadDelayed { why } => self.records.reload_delayed(why),
             Action::MeasureDraining { workers } => self.measure_draining(&workers),
+            Action::Prepare { generation } => self.prepare(generation),
             Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
             Action::ProbationStarted { generation, until, phases } => {
                 self.records.probation_started(generation, until, phases);
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
-                let workers = self.config.workers.get();
+                let workers = self.config_of(generation).workers.get();
+                self.adopt(generation, outcome == Outcome::Committed);
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
             }
             Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
@@ -77,7 +79,7 @@ impl Shell {
         match self.try_spawn(identity) {
             Ok(pid) => info!(%worker, %slot, %generation, pid, "worker spawned"),
             Err(error) => {
-                let reason = format!("start {:?}: {error}", self.launcher.program());
+                let reason = format!("start {:?}: {error}", self.launcher_of(generation).program());
                 warn!(%worker, %slot, %generation, reason, "worker not spawned");
                 self.note(Event::SpawnFailed { worker, reason });
             }
@@ -88,7 +90,7 @@ impl Shell {
         let worker = identity.worker;
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
-        let process = self.launcher.spawn(identity, &ends.inherited)?;
+        let process = self.launcher_of(identity.generation).spawn(identity, &ends.inherited)?;
         drop(ends.inherited);
         let pid = process.pid();
         let mut link = Link::new(identity, ends.channel, ends.board, bell, process);

@@ -11,6 +11,7 @@ mod connections;
 mod effects;
 mod link;
 mod listeners;
+mod plan;
 mod poller;
 mod process;
 mod records;
@@ -21,7 +22,6 @@ mod status;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use everport_handoff::board;
 use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
 use tracing::info;
@@ -30,32 +30,21 @@ use self::audit::Audit;
 use self::connections::Connections;
 use self::link::Link;
 use self::listeners::Listeners;
+use self::plan::Next;
 use self::poller::{Poller, Source};
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
-use crate::config::{Config, RawConfig, Strategy};
+use crate::config::{Config, Origin};
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::error::{Error, Result};
-use crate::machine::{self, Action, Event, Failure, Machine, Settings};
+use crate::machine::{Action, Event, Failure, Machine};
 use crate::pid_file::PidFile;
 
-/// How many untaken or revoked offers a worker may have (`credit`).
-///
-/// Small, so that a worker which stalls holds up few clients; large enough that a busy one finds its next connections
-/// waiting whenever its runtime turns, and that several go into one message.
-const CREDIT: usize = 16;
-
-/// How many accepted connections of one listener may wait in the master for a worker with credit.
-///
-/// They cost the master a descriptor each; beyond this the kernel's backlog holds them just as well. Enough to keep every
-/// worker of a large machine supplied between two turns of the loop.
-const QUEUE: usize = 64;
-
 /// Runs the master until it is told to stop. Called in the master, on its main thread.
-pub(crate) fn run(config: Config, _origin: RawConfig) -> Result<()> {
-    let mut shell = Shell::start(config)?;
+pub(crate) fn run(config: Config, origin: Origin) -> Result<()> {
+    let mut shell = Shell::start(config, origin)?;
     let ended = shell.run();
     info!("master stopped");
     ended
@@ -63,9 +52,13 @@ pub(crate) fn run(config: Config, _origin: RawConfig) -> Result<()> {
 
 /// Everything that the master owns.
 struct Shell {
+    /// What the active generation was started with.
     config: Config,
-    machine: Machine,
     launcher: Launcher,
+    origin: Origin,
+    /// What the generation of the reload under way is started with.
+    next: Option<Next>,
+    machine: Machine,
     poller: Poller,
     listeners: Listeners,
     connections: Connections,
@@ -85,33 +78,19 @@ struct Shell {
 
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
-    fn start(config: Config) -> Result<Self> {
+    fn start(config: Config, mut origin: Origin) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config.program).map_err(Error::io("find", &"this program's own file"))?;
+        let launcher = Launcher::new(&config).map_err(Error::io("find", &"this program's own file"))?;
+        origin.anchor(launcher.directory());
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
-        let settings = Settings {
-            workers: config.workers.get(),
-            ready_timeout: config.ready_timeout,
-            drain_timeout: config.drain_timeout,
-            strategy: match config.strategy {
-                Strategy::All => machine::Strategy::All,
-                Strategy::Rolling => machine::Strategy::Rolling,
-            },
-            probation: config.probation,
-            drain_generations: config.drain_generations,
-            drain_age: config.drain_age,
-            drain_memory: config.drain_memory,
-            steal_after: config.steal_after,
-            credit: CREDIT,
-            words: board::OFFER_WORDS,
-            queue: QUEUE,
-        };
         let mut shell = Self {
-            machine: Machine::new(settings),
+            machine: Machine::new(plan::settings(&config)),
             launcher,
+            origin,
+            next: None,
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
@@ -127,7 +106,7 @@ impl Shell {
             control,
         };
         shell.watch_own_sources().map_err(|errno| Error::io("watch", &"signals and control")(errno.into()))?;
-        shell.bind_configured()?;
+        shell.bind_configured(&shell.config.listen.clone())?;
         Ok(shell)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -15,7 +16,7 @@ use std::process::{Command, Stdio};
 use everport_handoff::bootstrap::{Identity, Inherited};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::config::{Program, master_environment};
+use crate::config::{Config, Program, master_environment};
 use crate::machine::Exit;
 
 /// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
@@ -24,17 +25,33 @@ pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
     directory: PathBuf,
+    /// Variables that the workers get beside the master's own.
+    env: BTreeMap<String, String>,
 }
 
 impl Launcher {
     /// Notes what was given and from where, at the start of the master.
-    pub(crate) fn new(program: &Program) -> io::Result<Self> {
+    pub(crate) fn new(config: &Config) -> io::Result<Self> {
         let directory = directory_as_given()?;
-        let (program, arguments) = match program {
+        let (program, arguments) = match &config.program {
             Program::Embedded => (itself_as_given(&directory)?, env::args_os().skip(1).collect()),
             Program::Command { program, arguments } => (program.clone(), arguments.clone()),
         };
-        Ok(Self { program, arguments, directory })
+        Ok(Self { program, arguments, directory, env: config.env.clone() })
+    }
+
+    /// The master's working directory, as it was given.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Starts workers as other settings say, from where this one does.
+    pub(crate) fn renewed(&self, config: &Config) -> Self {
+        let (program, arguments) = match &config.program {
+            Program::Embedded => (self.program.clone(), self.arguments.clone()),
+            Program::Command { program, arguments } => (program.clone(), arguments.clone()),
+        };
+        Self { program, arguments, directory: self.directory.clone(), env: config.env.clone() }
     }
 
     /// The program as it was given.
@@ -53,6 +70,7 @@ impl Launcher {
         for variable in master_environment() {
             command.env_remove(variable);
         }
+        command.envs(&self.env);
         inherited.pass_to(&mut command, identity)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
         let child = command.spawn()?;

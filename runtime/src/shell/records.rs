@@ -274,6 +274,7 @@ fn words(exit: Exit) -> String {
 /// Why a generation could not start, or not stay, in a sentence.
 pub(super) fn describe(failure: &Failure) -> String {
     match failure {
+        Failure::NotPrepared { reason } => reason.clone(),
         Failure::SpawnFailed { slot, reason } => format!("the worker of slot {slot} could not be started: {reason}"),
         Failure::Exited { slot, worker, exit } => {
             format!("worker {worker} of slot {slot} {} before it was ready", words(*exit))

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use everport_handoff::address::ListenAddress;
+use everport_handoff::bootstrap::Identity;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
@@ -52,16 +53,25 @@ impl Shell {
         }
     }
 
-    /// Binds the listeners of the configuration, each or none.
-    pub(super) fn bind_configured(&mut self) -> Result<()> {
-        for address in self.config.listen.clone() {
-            let listener = self.listeners.bind(&address, 0).map_err(|failure| Error::Bind {
-                address: address.to_string(),
-                source: io::Error::new(failure.kind(), failure.cause),
-            })?;
-            self.announce(listener, true);
+    /// Finds or binds the listeners that settings name. After a failure those that were bound belong to nobody, and the
+    /// machine closes them.
+    pub(super) fn bind_configured(&mut self, addresses: &[ListenAddress]) -> Result<Vec<ListenerId>> {
+        let mut configured = Vec::new();
+        for address in addresses {
+            let listener = match self.listeners.find(address, 0).filter(|found| !configured.contains(found)) {
+                Some(found) => found,
+                None => {
+                    let bound = self.listeners.bind(address, 0).map_err(|failure| Error::Bind {
+                        address: address.to_string(),
+                        source: io::Error::new(failure.kind(), failure.cause),
+                    })?;
+                    self.announce(bound, true);
+                    bound
+                }
+            };
+            configured.push(listener);
         }
-        Ok(())
+        Ok(configured)
     }
 
     fn announce(&mut self, listener: ListenerId, configured: bool) {
@@ -229,14 +239,16 @@ impl Shell {
             Err(error) => return self.broke(worker, format!("no descriptor for its bell: {error}")),
         };
         link.welcomed = true;
+        let Identity { slot, generation, .. } = link.identity;
+        let config = self.config_of(generation);
         let message = ToWorker::Welcome {
             version,
             worker,
-            slot: link.identity.slot,
-            generation: link.identity.generation,
-            manual_ready: self.config.readiness == Readiness::Manual,
-            first_byte_grace: self.config.first_byte_grace,
-            drain_timeout: self.config.drain_timeout,
+            slot,
+            generation,
+            manual_ready: config.readiness == Readiness::Manual,
+            first_byte_grace: config.first_byte_grace,
+            drain_timeout: config.drain_timeout,
         };
         self.order(worker, Order { message, fd: Some(bell) });
     }

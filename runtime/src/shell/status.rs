@@ -7,8 +7,8 @@ use everport_handoff::id::Generation;
 use super::{Shell, clock, records};
 use crate::config::Policy;
 use crate::control::protocol::{
-    Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep, Status,
-    WorkerState, WorkerStatus,
+    Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep,
+    Status, WorkerState, WorkerStatus,
 };
 use crate::machine::{self, ReloadView, Spread, StepView, WorkerView};
 
@@ -42,9 +42,14 @@ impl Shell {
     fn reload(&self) -> Option<ReloadStatus> {
         let (generation, step, slot, until, pending, why) = match self.machine.reload() {
             ReloadView::None => return None,
-            ReloadView::Pending { why } => {
-                (self.machine.next_generation(), ReloadStep::Pending, None, None, true, why.map(records::describe_delay))
-            }
+            ReloadView::Pending { why } => (
+                self.machine.next_generation(),
+                ReloadStep::Pending,
+                None,
+                None,
+                true,
+                why.map(records::describe_delay),
+            ),
             ReloadView::Running { generation, step, pending } => match step {
                 StepView::Starting => (generation, ReloadStep::Starting, None, None, pending, None),
                 StepView::Rolling { slot } => (generation, ReloadStep::Rolling, Some(slot), None, pending, None),
