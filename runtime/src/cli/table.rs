@@ -190,6 +190,7 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::protocol::AskedBy;
     use crate::control::protocol::tests::{record, status as sample};
 
     #[test]

@@ -11,8 +11,12 @@ fn load_with(text: &str, variables: &[(&str, &str)]) -> (TempDir, Result<Config,
     std::fs::write(&path, text).unwrap();
     let mut raw = RawConfig::default();
     raw.file = Some(path);
-    let config = raw.or_environment(lookup(variables)).load();
+    let config = read(raw.or_environment(lookup(variables)));
     (folder, config)
+}
+
+fn read(raw: RawConfig) -> Result<Config, ConfigError> {
+    Origin::read(raw).map(|(_, config)| config)
 }
 
 fn load(text: &str) -> Config {
@@ -195,7 +199,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let with = |path: PathBuf| {
         let mut raw = RawConfig::default();
         raw.file = Some(path);
-        sentence(raw.load())
+        sentence(read(raw))
     };
     let missing = folder.path().join("none.toml");
     assert_eq!(
@@ -231,5 +235,33 @@ fn a_program_that_is_its_own_worker_names_no_other() {
     let mut raw = RawConfig::embedded();
     raw.file = Some(path.clone());
     let expected = format!("{}:1: invalid program \"x\": this program is itself what its workers run", path.display());
-    assert_eq!(sentence(raw.load()), expected);
+    assert_eq!(sentence(read(raw)), expected);
+}
+
+#[test]
+fn a_reload_reads_the_file_again_and_leaves_to_the_master_what_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("e.toml");
+    let write = |text: &str| std::fs::write(&path, format!("program = [\"a\"]\n{text}")).unwrap();
+    let mut raw = RawConfig::default();
+    raw.set(Setting::DrainTimeout, "9s", Source::Flag);
+    raw.file = Some(path.clone());
+    write("workers = 2\ncontrol = \"/run/a\"");
+    let (origin, first) = Origin::read(raw).unwrap();
+    assert_eq!((first.workers.get(), first.control.as_deref()), (2, Some("/run/a".as_ref())));
+
+    write("workers = 3\ndrain_timeout = \"1s\"\ncontrol = \"/run/b\"\npid_file = \"/run/p\"");
+    let (config, late) = origin.read_again().unwrap();
+    assert_eq!((config.workers.get(), config.drain_timeout), (3, Duration::from_secs(9)));
+    assert_eq!((config.control.as_deref(), config.pid_file), (Some("/run/a".as_ref()), None));
+    assert_eq!(late, ["pid_file", "control"]);
+
+    // What counts only from the next start on must be right nevertheless.
+    write("control = \"\"");
+    let expected = format!("{}:2: invalid control \"\": the path is empty", path.display());
+    assert_eq!(origin.read_again().unwrap_err().to_string(), expected);
+
+    write("control = \"/run/a\"");
+    let (config, late) = origin.read_again().unwrap();
+    assert_eq!((config.workers.get(), late.len()), (1, 0));
 }

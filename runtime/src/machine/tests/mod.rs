@@ -1,9 +1,11 @@
 //! The machines in a world without processes, sockets and time: scenarios by rule, and random histories.
 
 mod accepting;
+mod configuring;
 mod listening;
 mod nonsense;
 mod offers;
+mod probation;
 mod reload;
 mod respawn;
 mod simulation;

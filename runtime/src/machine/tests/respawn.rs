@@ -45,6 +45,11 @@ impl Backoff {
         }
     }
 
+    /// Whether the slot waits to be filled again.
+    pub(super) fn is_open(&self, generation: Generation, slot: Slot) -> bool {
+        self.slots.get(&(generation, slot)).is_some_and(|history| history.not_before.is_some())
+    }
+
     pub(super) fn newest(&self) -> Option<Generation> {
         self.slots.keys().map(|(generation, _)| *generation).max()
     }

@@ -59,6 +59,11 @@ impl History {
             workers: 1 + random.below(4) as u32,
             ready_timeout: Duration::from_millis(500 + random.below(20_000)),
             drain_timeout: Duration::from_millis(500 + random.below(20_000)),
+            strategy: if random.one_in(2) { Strategy::All } else { Strategy::Rolling },
+            probation: Duration::from_millis(if random.one_in(3) { 0 } else { random.below(3_000) }),
+            drain_generations: 1 + random.below(3) as u32,
+            drain_age: random.one_in(4).then(|| Duration::from_millis(random.below(5_000))),
+            drain_memory: random.one_in(4).then_some(1000),
             steal_after: Duration::from_millis(10 + random.below(90)),
             credit: 1 + random.below(6) as usize,
             queue: random.below(12) as usize,
@@ -116,9 +121,18 @@ impl History {
                 }
             }
             95 | 96 => {
-                self.tickets += 1;
-                self.world.reload(self.tickets);
+                // Now and then a storm.
+                for _ in 0..if self.random.one_in(8) { 20 } else { 1 } {
+                    self.tickets += 1;
+                    self.world.reload(self.tickets);
+                }
             }
+            97 if self.random.one_in(2) => {
+                self.tickets += 1;
+                self.world.roll_back(self.tickets);
+                self.world.memory = self.random.below(600);
+            }
+            97 if self.random.one_in(2) => self.edit_plan(),
             97 => self.world.next_spawn_fails = self.random.one_in(2),
             98 => self.world.feed(Event::AcceptExhausted),
             _ if self.random.one_in(6) => {
@@ -129,7 +143,25 @@ impl History {
         }
     }
 
+    /// Somebody edits the configuration.
+    fn edit_plan(&mut self) {
+        let plan = &mut self.world.plan;
+        plan.fails = self.random.one_in(4);
+        plan.settings.workers = 1 + self.random.below(4) as u32;
+        plan.settings.drain_timeout = Duration::from_millis(500 + self.random.below(20_000));
+        for listener in [ListenerId(101), ListenerId(102)] {
+            if plan.configured.remove(&listener).is_none() {
+                let spread = if self.random.one_in(3) { Spread::Shared } else { Spread::Offered };
+                plan.configured.insert(listener, spread);
+            }
+        }
+    }
+
     fn port(&mut self) -> ListenerId {
+        if self.random.one_in(4) {
+            return ListenerId(101 + self.random.below(2) as u32);
+        }
+
         ListenerId(1 + self.random.below(u64::from(self.listeners) + 1) as u32)
     }
 
@@ -209,6 +241,7 @@ impl History {
     fn clear_up(&mut self) {
         self.world.dies_slowly = false;
         self.world.next_spawn_fails = false;
+        self.world.memory = 0;
         for _ in 0..200 {
             if self.is_calm() || self.world.machine.is_stopping() {
                 break;

@@ -45,6 +45,7 @@ pub(super) enum Word {
 enum Told {
     Nothing,
     Activate,
+    Pause,
     Drain,
     Kill,
 }
@@ -86,6 +87,14 @@ struct Port {
     backlog: usize,
 }
 
+/// The configuration, as a reload finds it.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) configured: BTreeMap<ListenerId, Spread>,
+    pub(super) fails: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) machine: Machine,
@@ -102,6 +111,12 @@ pub(super) struct World {
     pub(super) dies_slowly: bool,
     /// Whether the next process cannot be started.
     pub(super) next_spawn_fails: bool,
+    /// How much memory every worker that drains has.
+    pub(super) memory: u64,
+    /// What the next reload finds.
+    pub(super) plan: Plan,
+    /// The settings of the generation that is being started.
+    preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
     events: VecDeque<Event>,
@@ -124,6 +139,9 @@ impl World {
             tickets: BTreeMap::new(),
             dies_slowly: false,
             next_spawn_fails: false,
+            memory: 0,
+            plan: Plan { settings, configured: BTreeMap::from([(PORT, Spread::Offered)]), fails: false },
+            preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
             events: VecDeque::new(),
@@ -138,11 +156,26 @@ impl World {
             workers: 2,
             ready_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            strategy: Strategy::All,
+            probation: Duration::ZERO,
+            drain_generations: 4,
+            drain_age: None,
+            drain_memory: None,
             steal_after: Duration::from_millis(50),
             credit: 4,
             queue: 8,
             words: 64,
         }
+    }
+
+    /// As `serving`, with other settings.
+    pub(super) fn serving_with(settings: Settings) -> Self {
+        let mut world = Self::with(settings);
+        world.bind(PORT, Spread::Offered, true);
+        world.feed(Event::Started);
+        world.all_ready();
+        world.log.clear();
+        world
     }
 
     /// A master with one configured port, whose first generation is starting.
@@ -155,10 +188,7 @@ impl World {
 
     /// As `starting`; the workers 1 and 2 are active.
     pub(super) fn serving() -> Self {
-        let mut world = Self::starting();
-        world.all_ready();
-        world.log.clear();
-        world
+        Self::serving_with(Self::settings())
     }
 
     /// As `serving`, but the workers do nothing.
@@ -200,6 +230,12 @@ impl World {
     pub(super) fn reload(&mut self, ticket: u64) {
         self.tickets.insert(Ticket(ticket), 0);
         self.feed(Event::ReloadAsked { ticket: Ticket(ticket) });
+    }
+
+    /// The reload under way is rolled back, if there is one.
+    pub(super) fn roll_back(&mut self, ticket: u64) {
+        self.tickets.insert(Ticket(ticket), 0);
+        self.feed(Event::RollbackAsked { ticket: Ticket(ticket) });
     }
 
     pub(super) fn exit(&mut self, worker: u64, code: i32) {
@@ -280,8 +316,9 @@ impl World {
         self.machine.workers().find(|view| view.worker == WorkerId(worker)).map(|view| view.state)
     }
 
+    /// The generation that is active, or on probation.
     pub(super) fn active_generation(&self) -> Option<u64> {
-        let active = |state| matches!(state, GenerationState::Active { .. });
+        let active = |state| matches!(state, GenerationState::Active { .. } | GenerationState::Probation { .. });
         self.machine.generations().find(|(_, state)| active(*state)).map(|(generation, _)| generation.0)
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 use super::super::super::*;
-use super::{Message, Mood, Process, Told, Word, World};
+use super::{Message, Mood, Plan, Port, Process, Told, Word, World};
 
 impl World {
     /// Feeds one event, and whatever follows from it.
@@ -38,7 +38,9 @@ impl World {
                 self.end_of_worker(*worker);
                 self.workers.remove(worker);
             }
-            Event::WorkerLeaving { worker } if matches!(self.state(worker.0), Some(WorkerState::Active { .. })) => {
+            Event::WorkerLeaving { worker }
+                if matches!(self.state(worker.0), Some(WorkerState::Active { .. } | WorkerState::Paused { .. })) =>
+            {
                 self.end_of_worker(*worker);
             }
             Event::ListenerClosed { worker, listener } => {
@@ -98,6 +100,7 @@ impl World {
                 }
             }
             Action::Activate { worker } => self.told(worker, Told::Activate),
+            Action::Pause { worker } => self.told(worker, Told::Pause),
             Action::Drain { worker, .. } => self.told(worker, Told::Drain),
             Action::Forget { worker } => {
                 let forgotten = self.workers.remove(&worker).expect("a worker is forgotten once");
@@ -135,23 +138,57 @@ impl World {
             }
             Action::Close { connection } => self.close(connection),
             Action::Shutdown { connection } => self.shut_down(connection),
+            Action::MeasureDraining { ref workers } => {
+                let bytes = self.memory * workers.len() as u64;
+                self.events.push_back(Event::DrainingMeasured { bytes });
+            }
+            Action::Prepare { .. } => self.prepare(),
+            Action::ReloadDelayed { .. } | Action::GenerationDrained { .. } => {}
             Action::ReloadStarted { generation, .. } => {
                 assert_eq!(self.running_reload, None, "two reloads run");
                 self.running_reload = Some(generation);
             }
+            Action::ProbationStarted { generation, .. } => {
+                assert_eq!(self.running_reload, Some(generation), "a probation without a reload");
+            }
             Action::ReloadEnded { generation, ref tickets, ref outcome, .. } => {
-                let never_began = *outcome == Outcome::RolledBack(Failure::Stopped);
+                let never_began = matches!(outcome, Outcome::RolledBack(Failure::Stopped | Failure::Asked { .. }));
                 assert!(self.running_reload == Some(generation) || never_began, "a reload ends that does not run");
-                self.running_reload = self.running_reload.filter(|running| *running != generation);
-                for ticket in tickets {
-                    *self.tickets.get_mut(ticket).expect("a ticket that was given") += 1;
+                if self.running_reload == Some(generation) {
+                    self.running_reload = None;
+                    let settings = self.preparing.take().filter(|_| *outcome == Outcome::Committed);
+                    self.settings = settings.unwrap_or(self.settings);
+                }
+                let judge = match outcome {
+                    Outcome::RolledBack(Failure::Asked { ticket }) => Some(ticket),
+                    _ => None,
+                };
+                for ticket in tickets.iter().chain(judge) {
+                    self.answer(*ticket);
                 }
             }
+            Action::NothingToRollBack { ticket } => self.answer(ticket),
             Action::Finish { .. } => {
                 assert!(self.workers.is_empty(), "finished with workers");
                 assert!(self.copies.is_empty(), "finished with connections");
             }
         }
+    }
+
+    /// Binds what the configuration adds, and answers.
+    fn prepare(&mut self) {
+        let Plan { settings, configured, fails } = self.plan.clone();
+        for (&listener, &spread) in &configured {
+            if !self.ports.contains_key(&listener) {
+                self.ports.insert(listener, Port::default());
+                self.events.push_back(Event::ListenerBound { listener, spread, configured: true });
+            }
+        }
+        if fails {
+            return self.events.push_back(Event::PrepareFailed { reason: "no such key".to_owned() });
+        }
+        self.preparing = Some(settings);
+        self.events.push_back(Event::Prepared { settings, configured: configured.into_keys().collect() });
     }
 
     fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
@@ -180,12 +217,17 @@ impl World {
         assert!(!process.exited, "{worker:?} is told {what:?} when it has gone");
         let legal = match what {
             Told::Nothing => false,
-            Told::Activate => process.told == Told::Nothing,
-            Told::Drain => process.told == Told::Activate,
+            Told::Activate => matches!(process.told, Told::Nothing | Told::Pause),
+            Told::Pause => process.told == Told::Activate,
+            Told::Drain => matches!(process.told, Told::Activate | Told::Pause),
             Told::Kill => process.told != Told::Kill,
         };
         assert!(legal, "{worker:?} is told {what:?} after {:?}", process.told);
         process.told = what;
+    }
+
+    fn answer(&mut self, ticket: Ticket) {
+        *self.tickets.get_mut(&ticket).expect("a ticket that was given") += 1;
     }
 
     fn set_accepting(&mut self, listener: ListenerId, accepting: bool) {
