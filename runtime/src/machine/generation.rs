@@ -108,6 +108,7 @@ impl Machine {
             self.roll_back(Failure::Stopped, now, actions);
         }
         self.end_pending(&Failure::Stopped, actions);
+        self.end_clearing(now, actions);
         if at_once || matches!(self.course, Course::New | Course::First) {
             let failure = match &mut self.course {
                 Course::Ending { failure } => failure.take(),
@@ -282,7 +283,9 @@ impl Machine {
     }
 
     pub(super) fn close_unclaimed(&mut self, actions: &mut Vec<Action>) {
-        for listener in self.listeners.take_unclaimed() {
+        for listener in
+            self.listeners.take_unclaimed(self.clearing.as_ref().map_or(&[], |clearing| clearing.listeners()))
+        {
             self.close(listener, actions);
         }
     }

@@ -173,6 +173,9 @@ impl Machine {
                 )
             );
             let claimant = counts.then_some((worker.generation, worker.slot));
+            if claimant.is_some() {
+                self.rescue(listener, actions);
+            }
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted(spread) => {
                     actions.push(Action::AnswerListen { worker: id, request, listener });

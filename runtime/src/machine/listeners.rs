@@ -26,6 +26,12 @@ struct Listener {
     claims: BTreeSet<(Generation, Slot)>,
 }
 
+impl Listener {
+    fn is_wanted(&self) -> bool {
+        !self.named_by.is_empty() || !self.claims.is_empty()
+    }
+}
+
 /// What a worker's `Listen` meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -106,11 +112,22 @@ impl Listeners {
         }
     }
 
-    /// Drops, and returns, the listeners that nobody names or claims any more.
-    pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
+    /// The listeners that a worker uses, but nobody names or claims any more.
+    pub(super) fn unclaimed_in_use(&self) -> Vec<ListenerId> {
+        let of_interest = |listener: &Listener| !listener.is_wanted() && !listener.users.is_empty();
+        self.held.iter().filter(|(_, listener)| of_interest(listener)).map(|(id, _)| *id).collect()
+    }
+
+    /// The listeners that this worker uses.
+    pub(super) fn used_by(&self, worker: WorkerId) -> Vec<ListenerId> {
+        self.held.iter().filter(|(_, listener)| listener.users.contains(&worker)).map(|(id, _)| *id).collect()
+    }
+
+    /// Drops, and returns, the listeners that nobody names or claims any more, but for these.
+    pub(super) fn take_unclaimed(&mut self, spared: &[ListenerId]) -> Vec<ListenerId> {
         let mut unclaimed = Vec::new();
         self.held.retain(|id, listener| {
-            let keep = !listener.named_by.is_empty() || !listener.claims.is_empty();
+            let keep = listener.is_wanted() || spared.contains(id);
             if !keep {
                 unclaimed.push(*id);
             }

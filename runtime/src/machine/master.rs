@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{Generation, ListenerId};
 
 use super::budget::Memory;
+use super::clearing::Clearing;
 use super::generation::Course;
 use super::listeners::Listeners;
 use super::scheduler::Scheduler;
@@ -28,6 +29,8 @@ pub(crate) struct Machine {
     pub(super) supervision: Supervision,
     pub(super) listeners: Listeners,
     pub(super) scheduler: Scheduler,
+    /// What the last reload has left to clear.
+    pub(super) clearing: Option<Clearing>,
     /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
     lifecycle_deadline: Option<Instant>,
 }
@@ -50,6 +53,7 @@ impl Machine {
             supervision: Supervision::default(),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
+            clearing: None,
             lifecycle_deadline: None,
         }
     }
@@ -133,6 +137,7 @@ impl Machine {
         let is_traffic = self.feed_traffic(&event, now, actions);
         if !is_traffic {
             self.feed_lifecycle(event, now, actions);
+            self.clear(now, actions);
             self.begin_pending(now, actions);
         }
         self.scheduler.run(now, actions);
@@ -146,7 +151,8 @@ impl Machine {
                 Course::Reloading(reload) => reload.deadline(),
                 _ => self.settling_until().or(self.budget_deadline()),
             };
-            self.lifecycle_deadline = self.supervision.next_deadline().into_iter().chain(reload).min();
+            let others = [self.supervision.next_deadline(), self.clearing_deadline()];
+            self.lifecycle_deadline = others.into_iter().flatten().chain(reload).min();
         }
     }
 
@@ -198,6 +204,7 @@ impl Machine {
                 }
             }
             Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
+            Event::Looked { listener, awaited } => self.looked(listener, awaited, now),
             Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
             Event::Accepted { .. }
             | Event::AcceptExhausted

@@ -7,11 +7,13 @@
 //! - `budget`: when a reload may begin beside the generations that still drain;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
 //! - `supervision`: the slots, which worker fills each, when a crashed one is started again;
+//! - `clearing`: how a listener ends that a reload has removed;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
 
 mod budget;
+mod clearing;
 mod generation;
 mod lifecycle;
 mod listeners;
@@ -117,6 +119,8 @@ pub(crate) enum Event {
     ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
     /// When a worker asked for a listener that the master holds (bound just now or before).
     ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// When it is known whether somebody waits at a listener, as `Action::Look` asked.
+    Looked { listener: ListenerId, awaited: bool },
     /// When a worker closed its side of a listener.
     ListenerClosed { worker: WorkerId, listener: ListenerId },
 
@@ -155,6 +159,12 @@ pub(crate) enum Action {
     AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
     RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// Let nobody new in at a listener. Whoever waits there is accepted yet.
+    ShutOut { listener: ListenerId },
+    /// Let everybody in again.
+    LetIn { listener: ListenerId },
+    /// Look whether somebody waits at a listener. Always answered, by `Looked`.
+    Look { listener: ListenerId },
     /// Close a listener: nobody uses it any more.
     CloseListener { listener: ListenerId },
 

@@ -111,7 +111,7 @@ impl Machine {
         let Course::Serving { active: old } = self.course else {
             return;
         };
-        if self.pending.is_empty() || self.is_delayed(now, actions) {
+        if self.pending.is_empty() || self.clearing.is_some() || self.is_delayed(now, actions) {
             return;
         }
         let new = self.next_generation();
@@ -288,7 +288,10 @@ impl Machine {
         }
         self.course = Course::Serving { active: winner };
         self.serve_again(winner, now, actions);
-        self.retire(loser, now, actions);
+        match outcome {
+            Outcome::Committed => self.clear_and_retire(loser, now, actions),
+            Outcome::RolledBack(_) => self.retire(loser, now, actions),
+        }
         self.close_unclaimed(actions);
         let drains = matches!(self.generation_state(loser), Some(GenerationState::Draining { .. }));
         let retired = drains.then_some(loser);

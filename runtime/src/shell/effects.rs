@@ -8,7 +8,7 @@ use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
@@ -35,6 +35,9 @@ impl Shell {
             Action::Forget { worker } => drop(self.links.remove(&worker)),
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
+            Action::ShutOut { listener } => self.shut_out(listener),
+            Action::LetIn { listener } => self.let_in(listener),
+            Action::Look { listener } => self.look(listener),
             Action::CloseListener { listener } => self.close_listener(listener),
             Action::StartAccepting { listener } => self.accept_from(listener, true),
             Action::StopAccepting { listener } => self.accept_from(listener, false),
@@ -214,6 +217,28 @@ impl Shell {
                 }
             }
         }
+    }
+
+    fn shut_out(&mut self, listener: ListenerId) {
+        let Some(held) = self.listeners.get_mut(listener) else { return };
+        match held.bound.shut_out() {
+            Ok(()) => info!(listener = held.key, "listener shut; those who wait there are served yet"),
+            Err(error) => warn!(listener = held.key, %error, "listener not shut before its end"),
+        }
+    }
+
+    fn let_in(&mut self, listener: ListenerId) {
+        let Some(held) = self.listeners.get_mut(listener) else { return };
+        match held.bound.let_in() {
+            Ok(()) => info!(listener = held.key, "listener open again: the new generation uses it"),
+            Err(error) => error!(listener = held.key, %error, "listener stays shut"),
+        }
+    }
+
+    fn look(&mut self, listener: ListenerId) {
+        // One that cannot be looked at is not worth waiting for.
+        let awaited = self.listeners.get(listener).is_some_and(|held| held.bound.is_awaited().unwrap_or(false));
+        self.note(Event::Looked { listener, awaited });
     }
 
     fn close_listener(&mut self, listener: ListenerId) {

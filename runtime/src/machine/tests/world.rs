@@ -85,6 +85,8 @@ enum Message {
 struct Port {
     accepting: bool,
     backlog: usize,
+    /// When nobody new gets in.
+    shut: bool,
 }
 
 /// The configuration, as a reload finds it.
@@ -253,7 +255,7 @@ impl World {
 
     pub(super) fn connect_to(&mut self, listener: ListenerId, clients: usize) {
         if let Some(port) = self.ports.get_mut(&listener) {
-            port.backlog += clients;
+            port.backlog += if port.shut { 0 } else { clients };
         }
         self.run();
     }

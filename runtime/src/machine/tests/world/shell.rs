@@ -116,6 +116,18 @@ impl World {
                 assert!(!self.worker(worker.0).exited);
                 assert!(self.worker(worker.0).uses.contains(&listener), "{worker:?} does not have {listener:?}");
             }
+            Action::ShutOut { listener } => {
+                let port = self.ports.get_mut(&listener).expect("an open listener");
+                assert!(!std::mem::replace(&mut port.shut, true), "{listener:?} is shut twice");
+            }
+            Action::LetIn { listener } => {
+                let port = self.ports.get_mut(&listener).expect("an open listener");
+                assert!(std::mem::take(&mut port.shut), "{listener:?} is not shut");
+            }
+            Action::Look { listener } => {
+                let awaited = self.backlog(listener) > 0;
+                self.events.push_back(Event::Looked { listener, awaited });
+            }
             Action::CloseListener { listener } => {
                 self.ports.remove(&listener).expect("a listener is closed once");
             }
