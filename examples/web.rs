@@ -33,7 +33,7 @@ use serde::Deserialize;
 struct Arguments {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
+    listen: String,
     /// How many workers to run [default: one for each processor]
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
@@ -45,13 +45,13 @@ struct Arguments {
 fn main() -> everport::Result<()> {
     // This runs in the master and in every worker.
     let arguments = Arguments::parse();
-    let mut builder = Builder::new().threads(arguments.threads.get());
+    let mut builder = Builder::new().threads(arguments.threads.get()).listen(&arguments.listen);
     if let Some(workers) = arguments.workers {
         builder = builder.workers(workers);
     }
     // And this runs in the workers only.
     builder.run(async |worker| {
-        let listener = TcpListener::bind(arguments.listen).await?;
+        let listener = TcpListener::bind(&arguments.listen).await?;
         let me = Identity::of(&worker);
         if me.worker == 1 {
             say_what_to_do(listener.local_addr()?)?;

@@ -211,3 +211,15 @@ fn a_stop_waits_for_open_connections_and_takes_no_new_ones() {
         assert!(Line::try_connect(address).is_err(), "{policy}: the port is free");
     }
 }
+
+/// parallel/test-cluster-disconnect-unshared-tcp.js, parallel/test-cluster-disconnect-unshared-udp.js: a worker that never
+/// listened is replaced and stopped like any other.
+#[test]
+fn a_worker_without_a_listener_reloads_and_stops() {
+    let master = Setup::lines_on(&["--manual"]).start();
+    let record = master.reload_well();
+    assert_eq!(record["generation"], 2);
+    let status = master.settle(2);
+    assert!(status.addresses().is_empty(), "{status:?}");
+    master.check();
+}

@@ -79,6 +79,7 @@ fn numbers(fds: &str) -> Vec<String> {
     fds.trim().split(',').filter_map(|fd| Some(fd.split_once('=')?.0.to_owned())).collect()
 }
 
+/// parallel/test-net-listen-handle-in-cluster-1.js: a listener that came over the channel can be accepted from.
 #[test]
 fn a_worker_holds_the_listener_only_when_the_kernel_picks() {
     for (policy, holds) in [("rr", false), ("none", true)] {

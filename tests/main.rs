@@ -12,9 +12,11 @@ mod control; // The control socket.
 mod crash; // A worker, or the master, is gone from one moment to the next.
 mod drain; // What becomes of work under way.
 mod examples; // The programs that people copy.
+mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod identity; // What a worker knows and inherits, and what it does not.
 mod listening; // Addresses, options and errors of `bind`.
+mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
 mod reload; // Generations: committed, or rolled back.
 mod signals; // What signals do, to the master and to workers.

@@ -109,6 +109,33 @@ fn nonsense_on_the_board() {
     is_survived("taken-everywhere");
 }
 
+/// What a worker says of itself is added up, and may be anything.
+#[test]
+fn figures_that_cannot_be() {
+    let master = Setup::lines().drain_timeout("300ms").plan("g2 boast").start();
+    master.reload_well();
+    master.plan("");
+    master.reload_well();
+    let status = master.settle(2);
+    assert_eq!(status.0["last_reload"]["generation"], 3);
+    assert_eq!(master.line().who().generation, 3);
+    master.check();
+}
+
+/// Each offer on a broken board tells the same; the log says it once.
+#[test]
+fn a_breach_of_the_protocol_is_told_once() {
+    let master = beside("scribble");
+    let lines: Vec<Line> = (0..40).map(|_| Line::connect(master.address())).collect();
+    let first = master.log.wait_for(&["worker broke the protocol"]);
+    let worker = first.split(' ').find(|word| word.starts_with("worker=")).expect("its id").to_owned();
+    master.log.wait_for(&["worker exited", &worker]);
+    assert_eq!(master.log.count(&["worker broke the protocol", &worker]), 1);
+    drop(lines);
+    recovers(&master, "scribble");
+    master.check();
+}
+
 #[test]
 fn a_hole_in_the_board() {
     is_survived("hole");

@@ -3,15 +3,21 @@
 use std::fs::File;
 use std::io::Write;
 
+use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::harness::setup::WORKER;
-use crate::harness::{Line, Master, Setup};
+use crate::harness::{Line, Master, Setup, process};
 
 /// A master whose controlling terminal is a new one, and the end that a user has.
 fn in_a_terminal() -> (Master, File) {
+    in_a_terminal_after("true")
+}
+
+/// As above, by a shell that runs this first.
+fn in_a_terminal_after(script: &str) -> (Master, File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let user = openpt(flags).expect("a new terminal");
     grantpt(&user).expect("a new terminal");
@@ -20,7 +26,7 @@ fn in_a_terminal() -> (Master, File) {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let terminal = open(name.as_c_str(), flags, Mode::empty()).expect("a new terminal");
     // `setsid --ctty` makes its standard input the controlling terminal; it forks, for it leads a process group.
-    let setup = Setup::program("setsid", &["--ctty", "--wait", WORKER, "127.0.0.1:0"]).stdin(terminal);
+    let setup = Setup::program("setsid", &["--ctty", "--wait", WORKER, "127.0.0.1:0"]).stdin(terminal).shell(script);
     (setup.start(), user.into())
 }
 
@@ -55,6 +61,20 @@ fn a_terminal_that_closes_is_a_graceful_stop_and_no_reload() {
     assert!(!ended.errors.contains("generation=2"), "{}", ended.errors);
 }
 
+/// `nohup` says so by ignoring HUP.
+#[test]
+fn a_master_that_was_started_to_outlive_its_terminal_does() {
+    let (master, user) = in_a_terminal_after("trap '' HUP");
+    drop(user);
+    let pid = master_of(&master);
+    for generation in 2..4 {
+        process::signal(pid, Signal::SIGHUP);
+        master.wait_until("it reloads", |status| status.active().iter().all(|worker| worker.generation == generation));
+    }
+    process::signal(pid, Signal::SIGTERM);
+    master.wait();
+}
+
 #[test]
 fn a_window_that_changes_its_size_changes_nothing_else() {
     let (master, user) = in_a_terminal();
@@ -64,6 +84,6 @@ fn a_window_that_changes_its_size_changes_nothing_else() {
         tcsetwinsize(&user, size).expect("an open terminal");
         assert_eq!(Line::connect(address).who().generation, 1);
     }
-    crate::harness::process::signal(master_of(&master), nix::sys::signal::Signal::SIGTERM);
+    process::signal(master_of(&master), Signal::SIGTERM);
     assert_eq!(master.wait().code(), Some(0));
 }

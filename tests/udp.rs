@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
+use socket2::{Domain, Socket, Type};
+
 use crate::harness::lines::{Who, parse_who};
 use crate::harness::{PATIENCE, Setup};
 
@@ -161,4 +163,19 @@ fn a_v6only_udp_socket_leaves_the_v4_port_free() {
     assert_eq!(who(&socket).generation, 1);
     drop(beside);
     master.check();
+}
+
+/// parallel/test-cluster-dgram-reuseport.js, parallel/test-cluster-dgram-reuse.js.
+#[test]
+fn a_udp_port_is_shared_with_strangers_only_when_asked() {
+    let beside = |address: SocketAddr| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        socket.set_reuse_port(true).expect("the kernel is new enough");
+        socket.bind(&address.into())
+    };
+    for (address, shared) in [("udp:127.0.0.1:0?reuseport", true), ("udp:127.0.0.1:0", false)] {
+        let master = Setup::lines_on(&[address]).start();
+        assert_eq!(beside(master.address()).is_ok(), shared, "{address}");
+        master.check();
+    }
 }

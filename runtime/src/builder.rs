@@ -11,6 +11,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::config::{Origin, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
+use crate::telemetry::Role;
 use crate::{shell, telemetry};
 
 /// Settings of a master, and the way to become one.
@@ -175,9 +176,10 @@ impl Builder {
         if Handle::try_current().is_ok() {
             return Err(Error::RunInsideRuntime);
         }
-        telemetry::init(|variable| env::var_os(variable))?;
         let threads = thread_count(self.threads)?;
         let worker = Worker::current().map_err(Error::io("adopt", &"what the master left for this worker"))?;
+        let role = if worker.is_managed() { Role::Worker } else { Role::Master };
+        let _flush = telemetry::init(role, |variable| env::var_os(variable))?;
         if worker.is_managed() {
             run_worker(worker, threads, application)
         } else {

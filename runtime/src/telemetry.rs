@@ -1,28 +1,64 @@
 //! Where log lines go: to standard error, as text or as JSON.
 //!
 //! `RUST_LOG` says which (default `info`), `EVERPORT_LOG_FORMAT` how (`text`, the default, or `json`). Workers inherit both.
+//!
+//! Invariant: no log line can hold the master, for its standard error may be a pipe that nobody reads. A thread writes the
+//! lines; when it falls behind by [`MAX_LINES`], further ones are dropped.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{ConfigError, Problem, quoted};
 
+/// How many lines may wait for the thread that writes them: minutes of a busy master, a few megabytes.
+const MAX_LINES: usize = 16 * 1024;
+
+/// Who logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Never waits for the reader of its log.
+    Master,
+    /// Writes at once, so that its last line is out before it ends.
+    Worker,
+}
+
+/// What must live as long as lines are logged: when it is dropped, those that wait are written, for at most a second.
+#[must_use = "lines that wait are lost without it"]
+#[derive(Debug)]
+pub(crate) struct Flush {
+    _guard: Option<WorkerGuard>,
+}
+
 /// Starts logging. A subscriber that the program has set before stays.
-pub(crate) fn init(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), ConfigError> {
+pub(crate) fn init(role: Role, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Flush, ConfigError> {
     let format = format(lookup("EVERPORT_LOG_FORMAT"))?;
     let filter = filter(lookup("RUST_LOG"))?;
     let no_colour = lookup("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = !no_colour && io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let (writer, guard) = match role {
+        Role::Master => {
+            let (writer, guard) = NonBlockingBuilder::default()
+                .buffered_lines_limit(MAX_LINES)
+                .lossy(true)
+                .thread_name("everport-log")
+                .finish(io::stderr());
+            (BoxMakeWriter::new(writer), Some(guard))
+        }
+        Role::Worker => (BoxMakeWriter::new(io::stderr), None),
+    };
+    // A line that cannot be written is lost: to complain on standard error would fail as well, and panic.
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     // The only failure is that there is a subscriber already: the program's own choice.
     let _: Result<(), _> = match format {
         Format::Text => subscriber.with_ansi(colours).try_init(),
         Format::Json => subscriber.json().flatten_event(true).try_init(),
     };
-    Ok(())
+    Ok(Flush { _guard: guard })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,7 +95,7 @@ impl Tally {
 }
 
 /// The pause between two requests of one client, so that many clients leave room for the servers on a small machine.
-const PACE: Duration = Duration::from_millis(25);
+const PACE: Duration = Duration::from_millis(5);
 
 fn run(kind: Kind, address: SocketAddr, stop: &Stop) -> Tally {
     let mut tally = Tally::default();

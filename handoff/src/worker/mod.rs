@@ -92,10 +92,11 @@ impl Worker {
     }
 
     /// Says that the worker can serve. The first call counts, and it is needed only where readiness is manual: else the
-    /// first `accept`, or the first receive on a UDP socket, says so when every `bind` has been answered.
+    /// first poll of `accept`, or of a receive on a UDP socket, that finds every `bind` answered says so.
     pub fn ready(&self) {
         if let Some(link) = self.link() {
             link.ready();
+            link.drive_if_possible();
         }
     }
 
@@ -104,9 +105,12 @@ impl Worker {
     ///
     /// A program that asks for this is trusted to end by itself: it may run on to the hard deadline.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let state = self.link().map(|link| link.watch_drain());
+        let watched = self.link().map(|link| (Arc::clone(link), link.watch_drain()));
         async move {
-            if let Some(mut state) = state
+            if let Some((link, _)) = &watched {
+                link.drive_if_possible();
+            }
+            if let Some((_, mut state)) = watched
                 // The sender lives as long as the process's worker: an error can only come with its end.
                 && state.wait_for(|state| state.step() >= Some(Step::Announced)).await.is_ok()
             {

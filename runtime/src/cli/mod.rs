@@ -9,7 +9,9 @@
 mod arguments;
 mod ask;
 mod check;
+mod orders;
 mod table;
+mod workers;
 
 use std::env;
 use std::ffi::OsString;
@@ -27,7 +29,7 @@ use crate::builder::run_master;
 use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
-use crate::telemetry;
+use crate::telemetry::{self, Role};
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
@@ -80,7 +82,7 @@ const BAD_USAGE: u8 = 2;
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(run) => {
-            telemetry::init(variable)?;
+            let _flush = telemetry::init(Role::Master, variable)?;
             Ok(run_master(run.into_raw().or_surroundings())?)
         }
         Command::Check { json, run } => check::check(run.into_raw(), json),
@@ -88,6 +90,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
         Command::Rollback { control } => ask::rollback(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
+        Command::Order(order) => orders::give(order),
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }

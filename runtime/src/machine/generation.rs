@@ -114,8 +114,10 @@ impl Machine {
                 Course::Ending { failure } => failure.take(),
                 _ => None,
             };
+            actions.push(Action::StopBegan { at_once: true });
             self.end_at_once(failure, now, actions);
         } else if was_serving {
+            actions.push(Action::StopBegan { at_once: false });
             self.course = Course::Settling { until: now + SETTLE };
             self.scheduler.close_intake();
             for generation in self.generations.keys() {
@@ -186,7 +188,13 @@ impl Machine {
             for worker in self.supervision.of_generation(first) {
                 self.activate(worker, now, actions);
             }
+            self.warn_unclaimed(first, actions);
         }
+    }
+
+    /// The generation serves, and has asked for all the listeners that it wants.
+    pub(super) fn warn_unclaimed(&self, generation: Generation, actions: &mut Vec<Action>) {
+        actions.extend(self.listeners.unclaimed_by(generation).map(|listener| Action::WarnUnclaimed { listener }));
     }
 
     /// A worker of a generation that is starting or on probation cannot be used: so the generation cannot either.

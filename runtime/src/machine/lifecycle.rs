@@ -6,8 +6,9 @@ use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::generation::Course;
 use super::listeners::Admission;
+use super::orders::Flow;
 use super::reload::{self, Duty};
-use super::{Action, Exit, Failure, GenerationState, Machine, RequestId, Spread, WorkerState};
+use super::{Action, Exit, Failure, Machine, RequestId, Spread, WorkerState};
 
 impl Machine {
     pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -46,14 +47,15 @@ impl Machine {
                 self.give_up_on(id, failure, now, actions);
             }
             // A stop drains everybody soon.
-            WorkerState::Active { .. } if matches!(self.course, Course::Settling { .. }) => {}
+            WorkerState::Active { .. } | WorkerState::Paused { .. }
+                if matches!(self.course, Course::Settling { .. }) => {}
             WorkerState::Active { .. } => {
-                self.supervision.leave(id, now);
+                self.supervision.leave(id, now, actions);
                 self.fill_slots(now, actions);
             }
             // It takes nothing, so it can go before its replacement is ready.
             WorkerState::Paused { .. } => {
-                self.supervision.leave(id, now);
+                self.supervision.leave(id, now, actions);
                 self.drain(id, now, actions);
                 self.fill_slots(now, actions);
             }
@@ -61,6 +63,7 @@ impl Machine {
             | WorkerState::Draining { .. }
             | WorkerState::Drained { .. }
             | WorkerState::Silent { .. }
+            | WorkerState::Hung { .. }
             | WorkerState::Killed { .. } => {}
         }
     }
@@ -145,13 +148,18 @@ impl Machine {
                     let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
                     self.give_up_on(id, failure, now, actions);
                 }
-                WorkerState::Draining { .. } | WorkerState::Drained { .. } => self.kill(id, now, actions),
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } | WorkerState::Hung { .. } => {
+                    self.kill(id, now, actions);
+                }
                 WorkerState::Ready { .. }
                 | WorkerState::Active { .. }
                 | WorkerState::Paused { .. }
                 | WorkerState::Killed { .. } => {}
             }
         }
+        self.supervision.slots_mut().recover(now, actions);
+        self.watch(now, actions);
+        self.look_for_wear(now, actions);
         self.fill_slots(now, actions);
     }
 
@@ -163,15 +171,8 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         if let Some(worker) = self.supervision.get(id) {
-            let counts = matches!(
-                self.generation_state(worker.generation),
-                Some(
-                    GenerationState::Starting { .. }
-                        | GenerationState::Probation { .. }
-                        | GenerationState::Active { .. }
-                        | GenerationState::Paused { .. }
-                )
-            );
+            let counts = self.supervision.slots().is_open(worker.generation, worker.slot)
+                && self.duty(worker.generation, worker.slot) != Duty::None;
             let claimant = counts.then_some((worker.generation, worker.slot));
             if claimant.is_some() {
                 self.rescue(listener, actions);
@@ -227,7 +228,7 @@ impl Machine {
             return;
         };
         self.listeners.worker_gone(id);
-        self.supervision.gone(id, now);
+        self.supervision.gone(id, now, actions);
         if self.is_on_trial(worker.generation) && reload::is_failure(&worker, exit) {
             self.fail(failure, now, actions);
         }
@@ -238,7 +239,11 @@ impl Machine {
         self.fill_slots(now, actions);
     }
 
+    /// The worker takes connections from now on, or as soon as the pause is over.
     pub(super) fn activate(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        if self.flow == Flow::Paused {
+            return self.supervision.hold(worker, now);
+        }
         self.supervision.activate(worker, now, actions);
         self.scheduler.activate(worker, now, actions);
     }

@@ -123,6 +123,13 @@ impl Listeners {
         self.held.iter().filter(|(_, listener)| listener.users.contains(&worker)).map(|(id, _)| *id).collect()
     }
 
+    /// The listeners that the settings of this generation name and no slot of it claims.
+    pub(super) fn unclaimed_by(&self, generation: Generation) -> impl Iterator<Item = ListenerId> {
+        let claims = move |listener: &Listener| listener.claims.iter().any(|(claimant, _)| *claimant == generation);
+        let is_idle = move |held: &Listener| held.named_by.contains(&generation) && !claims(held);
+        self.held.iter().filter(move |(_, held)| is_idle(held)).map(|(id, _)| *id)
+    }
+
     /// Drops, and returns, the listeners that nobody names or claims any more, but for these.
     pub(super) fn take_unclaimed(&mut self, spared: &[ListenerId]) -> Vec<ListenerId> {
         let mut unclaimed = Vec::new();

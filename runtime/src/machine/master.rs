@@ -9,9 +9,14 @@ use super::budget::Memory;
 use super::clearing::Clearing;
 use super::generation::Course;
 use super::listeners::Listeners;
+use super::orders::Flow;
+use super::recycling::Measuring;
 use super::scheduler::Scheduler;
 use super::supervision::Supervision;
-use super::{Action, Delay, Event, GenerationState, ReloadView, Settings, Spread, Ticket, WorkerView};
+use super::watchdog::Watchdog;
+use super::{
+    Action, Care, Delay, Event, GenerationState, ReloadView, RestingView, Settings, Spread, Ticket, WorkerView,
+};
 
 /// Everything that the master decides.
 #[derive(Debug)]
@@ -31,6 +36,9 @@ pub(crate) struct Machine {
     pub(super) scheduler: Scheduler,
     /// What the last reload has left to clear.
     pub(super) clearing: Option<Clearing>,
+    pub(super) flow: Flow,
+    pub(super) watchdog: Watchdog,
+    pub(super) measuring: Measuring,
     /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
     lifecycle_deadline: Option<Instant>,
 }
@@ -50,10 +58,13 @@ impl Machine {
             pending: Vec::new(),
             delay: None,
             memory: Memory::default(),
-            supervision: Supervision::default(),
+            supervision: Supervision::new(settings),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
             clearing: None,
+            flow: Flow::Open,
+            watchdog: Watchdog::new(settings.care.hang_timeout),
+            measuring: Measuring::default(),
             lifecycle_deadline: None,
         }
     }
@@ -84,6 +95,7 @@ impl Machine {
             slot: worker.slot,
             generation: worker.generation,
             state: worker.state,
+            started: worker.started,
             restarts: self.supervision.restarts(worker),
             counters: self.scheduler.counters(id),
         })
@@ -92,6 +104,21 @@ impl Machine {
     /// The generations that are starting or active, or have workers left, by age.
     pub(crate) fn generations(&self) -> impl Iterator<Item = (Generation, GenerationState)> {
         self.generations.iter().map(|(generation, state)| (*generation, *state))
+    }
+
+    /// How many slots the active generation has, or will have as soon as no reload is under way.
+    pub(crate) fn slots(&self) -> u32 {
+        self.supervision.slots().count()
+    }
+
+    /// The slots that rest.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = RestingView> {
+        self.supervision.slots().resting()
+    }
+
+    /// Whether the workers take no connections because somebody said so.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.flow == Flow::Paused
     }
 
     /// How many accepted connections of a listener wait for a worker.
@@ -147,12 +174,21 @@ impl Machine {
             changed = true;
         }
         if changed {
-            let reload = match &self.course {
+            self.adjust(now, actions);
+            self.recycle(now, actions);
+            self.scheduler.run(now, actions);
+            let course = match &self.course {
                 Course::Reloading(reload) => reload.deadline(),
                 _ => self.settling_until().or(self.budget_deadline()),
             };
-            let others = [self.supervision.next_deadline(), self.clearing_deadline()];
-            self.lifecycle_deadline = others.into_iter().flatten().chain(reload).min();
+            let deadlines = [
+                self.supervision.next_deadline(),
+                course,
+                self.clearing_deadline(),
+                self.watchdog.next_deadline(),
+                self.measuring.next_deadline(),
+            ];
+            self.lifecycle_deadline = deadlines.into_iter().flatten().min();
         }
     }
 
@@ -166,7 +202,10 @@ impl Machine {
             }
             Event::OfferFailed { worker, connection } => self.scheduler.offer_failed(worker, connection, actions),
             Event::ChannelWritable { worker } => self.scheduler.writable(worker),
-            Event::Beat { worker } => self.scheduler.alive(worker, now),
+            Event::Beat { worker } => {
+                self.watchdog.beat(worker);
+                self.scheduler.alive(worker, now);
+            }
             _ => return false,
         }
         true
@@ -174,18 +213,29 @@ impl Machine {
 
     fn feed_lifecycle(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         match event {
-            Event::Started => self.started(now, actions),
+            Event::Started => {
+                self.watchdog.start(now);
+                self.measuring.start(self.settings.care.recycle, now);
+                self.started(now, actions);
+            }
             Event::Deadline => {
                 self.scheduler.deadline(now, actions);
-                self.deadlines(now, actions);
+                // First: those who serve again by it are then looked at like the others.
                 self.end_probation(now, actions);
+                self.deadlines(now, actions);
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, actions),
             Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
-            Event::Prepared { settings, configured } => self.prepared(settings, &configured, now, actions),
+            Event::Prepared { settings, configured } => self.prepared(*settings, &configured, now, actions),
             Event::PrepareFailed { reason } => self.prepare_failed(reason, now, actions),
             Event::DrainingMeasured { bytes } => self.draining_measured(bytes, now),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
+            Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
+            Event::ScaleAsked { to } => self.scale_asked(to),
+            Event::PauseAsked => self.pause_all(now, actions),
+            Event::ResumeAsked => self.resume_all(now, actions),
+            Event::KillAsked { worker } => self.kill(worker, now, actions),
+            Event::Measured { worker, memory, taken } => self.measured(worker, memory, taken),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
@@ -224,6 +274,20 @@ impl Settings {
             drain_timeout: self.drain_timeout.min(longest),
             probation: self.probation.min(longest),
             steal_after: self.steal_after.min(longest),
+            care: self.care.within(longest),
+            ..self
+        }
+    }
+}
+
+impl Care {
+    /// No time of these counts for longer than this.
+    fn within(self, longest: Duration) -> Self {
+        let recycle = super::Limits { age: self.recycle.age.map(|age| age.min(longest)), ..self.recycle };
+        Self {
+            restart_period: self.restart_period.min(longest),
+            hang_timeout: self.hang_timeout.map(|timeout| timeout.min(longest)),
+            recycle,
             ..self
         }
     }

@@ -26,6 +26,7 @@ use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 use super::generation::Course;
 use super::master::LONGEST;
 use super::supervision::Worker;
+use super::watchdog::Watchdog;
 use super::{
     Action, Exit, Failure, GenerationState, Machine, Outcome, Phases, ReloadView, Settings, StepView, Strategy, Ticket,
     WorkerState,
@@ -40,7 +41,7 @@ pub(super) struct Reload {
     tickets: Vec<Ticket>,
     step: Step,
     /// The settings of the old generation, to which a rollback returns.
-    before: Settings,
+    before: Box<Settings>,
 }
 
 /// How far a reload is.
@@ -118,7 +119,7 @@ impl Machine {
         let tickets = std::mem::take(&mut self.pending);
         actions.push(Action::ReloadStarted { generation: new, tickets: tickets.clone() });
         self.announce(new, now);
-        let (step, before) = (Step::Preparing, self.settings);
+        let (step, before) = (Step::Preparing, Box::new(self.settings));
         self.course = Course::Reloading(Reload { old, new, since: now, tickets, step, before });
         actions.push(Action::Prepare { generation: new });
     }
@@ -149,21 +150,39 @@ impl Machine {
         }
         let new = reload.new;
         let settings = settings.within(LONGEST);
-        self.settings = settings;
         reload.step = match settings.strategy {
             Strategy::All => Step::Starting,
             Strategy::Rolling => Step::Rolling { slot: Slot(0) },
         };
+        self.use_settings(settings, now);
         self.supervision.agree(new, settings);
         for listener in configured {
             self.listeners.name(*listener, new);
         }
         match settings.strategy {
             Strategy::All => self.supervision.add_generation(new, now),
-            Strategy::Rolling => self.supervision.open(new, Slot(0), now),
+            Strategy::Rolling => self.supervision.slots_mut().open_one(new, Slot(0), now),
         }
         self.fill_slots(now, actions);
         self.advance(now, actions);
+    }
+
+    /// These settings count from now on. A number of workers that somebody ordered stays, unless the settings have another
+    /// one than before.
+    fn use_settings(&mut self, settings: Settings, now: Instant) {
+        let before = std::mem::replace(&mut self.settings, settings);
+        let slots = self.supervision.slots_mut();
+        slots.set_care(settings.care);
+        if settings.workers != before.workers {
+            slots.set_count(settings.workers);
+        }
+        if settings.care.hang_timeout != before.care.hang_timeout {
+            self.watchdog = Watchdog::new(settings.care.hang_timeout);
+            self.watchdog.start(now);
+        }
+        if settings.care.recycle != before.care.recycle {
+            self.measuring.start(settings.care.recycle, now);
+        }
     }
 
     /// The new generation cannot start.
@@ -182,7 +201,7 @@ impl Machine {
             let (old, new) = (*old, *new);
             match *step {
                 Step::Starting if self.supervision.all_ready(new) => self.enter_probation(now, actions),
-                Step::Rolling { slot } if self.supervision.is_ready(new, slot) => {
+                Step::Rolling { slot } if self.supervision.slot_is_ready(new, slot) => {
                     self.replace(old, new, Some(slot), now, actions);
                     self.roll_on(new, Slot(slot.0 + 1), now, actions);
                 }
@@ -193,12 +212,12 @@ impl Machine {
 
     /// Turns to the next slot; after the last one the whole generation serves.
     fn roll_on(&mut self, new: Generation, slot: Slot, now: Instant, actions: &mut Vec<Action>) {
-        if slot.0 >= self.settings.workers {
+        if slot.0 >= self.supervision.slots().count() {
             return self.enter_probation(now, actions);
         }
         if let Course::Reloading(reload) = &mut self.course {
             reload.step = Step::Rolling { slot };
-            self.supervision.open(new, slot, now);
+            self.supervision.slots_mut().open_one(new, slot, now);
             self.fill_slots(now, actions);
         }
     }
@@ -213,6 +232,7 @@ impl Machine {
         reload.step = Step::Probation { since: now, until };
         self.generations.insert(new, GenerationState::Probation { since: now, until });
         self.replace(old, new, None, now, actions);
+        self.warn_unclaimed(new, actions);
         if until <= now {
             return self.commit(now, actions);
         }
@@ -284,7 +304,7 @@ impl Machine {
         let Reload { old, new, tickets, before, .. } = reload;
         let (winner, loser) = if outcome == Outcome::Committed { (new, old) } else { (old, new) };
         if winner == old {
-            self.settings = before;
+            self.use_settings(*before, now);
         }
         self.course = Course::Serving { active: winner };
         self.serve_again(winner, now, actions);
@@ -341,7 +361,8 @@ pub(super) fn is_failure(worker: &Worker, exit: Option<Exit>) -> bool {
         | WorkerState::Ready { .. }
         | WorkerState::Active { .. }
         | WorkerState::Paused { .. }
-        | WorkerState::Silent { .. } => true,
+        | WorkerState::Silent { .. }
+        | WorkerState::Hung { .. } => true,
         WorkerState::Leaving { .. } => exit != Some(Exit::Code(0)),
         WorkerState::Draining { .. } | WorkerState::Drained { .. } | WorkerState::Killed { .. } => false,
     }

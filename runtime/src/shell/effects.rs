@@ -10,12 +10,12 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
 
+use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
+use super::measure::resident_memory;
 use super::poller::Source;
-use super::process::resident_memory;
 use super::records::Ended;
-use super::{Shell, clock};
-use crate::machine::{Action, ConnectionId, Event, Outcome, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, Outcome, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -23,16 +23,19 @@ impl Shell {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
+            Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
-            Action::Drain { worker, deadline } => {
+            Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
-                let deadline = deadline.saturating_duration_since(clock::now());
-                self.order(worker, ToWorker::Drain { deadline }.into());
+                self.order(worker, ToWorker::Drain.into());
             }
-            Action::Forget { worker } => drop(self.links.remove(&worker)),
+            Action::Forget { worker } => {
+                self.links.remove(&worker);
+                self.drop_pins();
+            }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
             Action::ShutOut { listener } => self.shut_out(listener),
@@ -44,6 +47,7 @@ impl Shell {
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.ask_beat(worker),
+            Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
@@ -52,6 +56,12 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
+            Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
+            Action::Recycling { worker, why } => self.records.recycling(worker, why),
+            Action::StopBegan { at_once: true } => info!("stopping at once"),
+            Action::StopBegan { at_once: false } => info!("stopping gracefully; a second signal stops at once"),
+            Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
             Action::ReloadDelayed { why } => self.records.reload_delayed(why),
             Action::MeasureDraining { workers } => self.measure_draining(&workers),
             Action::Prepare { generation } => self.prepare(generation),
@@ -60,9 +70,10 @@ impl Shell {
                 self.records.probation_started(generation, until, phases);
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
-                let workers = self.config_of(generation).workers.get();
+                let workers = self.machine.slots();
                 self.adopt(generation, outcome == Outcome::Committed);
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
+                self.drop_pins();
             }
             Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
             Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
@@ -73,7 +84,7 @@ impl Shell {
     /// How much memory these workers hold together. One that ends meanwhile holds nothing.
     fn measure_draining(&mut self, workers: &[WorkerId]) {
         let processes = workers.iter().filter_map(|worker| self.links.get(worker)?.process.as_ref());
-        let bytes = processes.map(|process| resident_memory(process.pid()).unwrap_or(0)).sum();
+        let bytes = processes.map(|process| resident_memory(process).unwrap_or(0)).sum();
         self.note(Event::DrainingMeasured { bytes });
     }
 
@@ -93,11 +104,12 @@ impl Shell {
         let worker = identity.worker;
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
+        let bells = [bell.try_clone()?, bell];
         let process = self.launcher_of(identity.generation).spawn(identity, &ends.inherited)?;
-        drop(ends.inherited);
         let pid = process.pid();
-        let mut link = Link::new(identity, ends.channel, ends.board, bell, process);
-        if let Err(error) = self.watch(&mut link) {
+        // This drops the worker's ends, else the master would never see the channel close.
+        let link = Link::new(identity, ends, bells, process);
+        if let Err(error) = self.watch(&link) {
             // Nobody has been told of this process yet, so it is ended here.
             if let Some(process) = &link.process {
                 process.kill();
@@ -109,15 +121,13 @@ impl Shell {
         Ok(pid)
     }
 
-    fn watch(&self, link: &mut Link) -> io::Result<()> {
+    fn watch(&self, link: &Link) -> io::Result<()> {
         let worker = link.identity.worker;
         if let Some(process) = &link.process {
             self.poller.add(process, Source::Process(worker))?;
         }
         self.poller.add(&link.bell, Source::Bell(worker))?;
-        self.poller.add(&link.channel, Source::Channel(worker))?;
-        link.listening = true;
-        Ok(())
+        Ok(self.poller.add(&link.channel, Source::Channel(worker))?)
     }
 
     fn kill(&mut self, worker: WorkerId) {
@@ -126,6 +136,22 @@ impl Shell {
             info!(%worker, pid = process.pid(), "worker killed");
             process.kill();
         }
+    }
+
+    fn abort(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get(&worker) else { return };
+        let Identity { slot, generation, .. } = link.identity;
+        if let Some(process) = &link.process {
+            error!(%worker, %slot, %generation, pid = process.pid(), "worker hung");
+            process.abort();
+        }
+    }
+
+    /// Forgets the programs of generations that are no more.
+    fn drop_pins(&mut self) {
+        let generations = self.machine.generations().map(|(generation, _)| generation);
+        let generations = generations.collect();
+        self.launcher.keep_pins(&generations);
     }
 
     /// Gives an order to a worker; one that does not read its orders is broken.
@@ -142,8 +168,10 @@ impl Shell {
             Ok(Room::Enough | Room::Closed) => {}
             Ok(Room::Full) => self.want_room(worker, true),
             Ok(Room::Starved) => {
+                // The channel itself may be writable all the time.
+                self.want_room(worker, false);
                 self.records.exhausted(&io::Error::other("too many descriptors are under way to the workers"));
-                self.starved.push(worker);
+                self.starved.insert(worker);
                 self.note(Event::AcceptExhausted);
             }
             Err(error) => self.broke(worker, error.to_string()),
@@ -194,12 +222,24 @@ impl Shell {
     pub(super) fn send_offers(&mut self) {
         while let Some(worker) = self.staged.pop() {
             let Some(link) = self.links.get_mut(&worker) else { continue };
-            let (failed, room) = link.send_offers(&self.connections);
-            for connection in failed {
+            let sent = link.send_offers(&self.connections);
+            for connection in sent.failed {
                 self.note(Event::OfferFailed { worker, connection });
             }
-            self.heed_room(worker, room);
+            for connection in sent.unsayable {
+                warn!(connection = connection.0, "connection ended: no message can hold its offer");
+                self.connections.shut_down(connection);
+                // For the machine it has an owner, who ended it.
+                self.note(Event::Settled { worker, connection, how: Settled::Taken });
+            }
+            self.heed_room(worker, sent.room);
             self.pump();
+        }
+    }
+
+    fn warn_unclaimed(&self, listener: ListenerId) {
+        if let Some(held) = self.listeners.get(listener) {
+            warn!(listener = held.key, "no worker took this listener; its clients wait for nobody");
         }
     }
 

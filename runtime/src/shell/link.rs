@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
-use everport_handoff::bootstrap::Identity;
+use everport_handoff::bootstrap::{Identity, MasterEnds};
 use everport_handoff::channel::Channel;
 use everport_handoff::message::{MAX_OFFERS, Offer, ToWorker};
 use everport_handoff::offer::Reading;
@@ -29,10 +29,13 @@ pub(crate) struct Link {
     pub(crate) bell: OwnedFd,
     /// Nothing once the process has been reaped.
     pub(crate) process: Option<Process>,
-    /// Whether versions have been agreed.
-    pub(crate) welcomed: bool,
-    /// Whether the channel is in the loop's epoll.
-    pub(crate) listening: bool,
+    pub(crate) talk: Talk,
+    /// What was told of the worker's life, so that it is told once.
+    pub(crate) told: Option<Word>,
+    /// The last listener that it asked for and could not have.
+    pub(crate) refused: Option<String>,
+    /// The copy of the bell that goes to the worker with `Welcome`.
+    pub(crate) bell_copy: Option<OwnedFd>,
     /// How many connections it had when it was told to drain.
     pub(crate) active_at_drain: Option<u64>,
     board: MasterBoard,
@@ -41,6 +44,33 @@ pub(crate) struct Link {
     /// Offers that are on the board but not yet in the channel.
     staged: Vec<ConnectionId>,
     waiting: VecDeque<Order>,
+}
+
+/// How far master and worker are in talking. The channel is watched in the first two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// Nothing has been heard yet.
+    Greeting,
+    /// Versions have been agreed.
+    Agreed,
+    /// The worker has closed its end, or has been heard to the end.
+    Closed,
+    /// The worker broke the protocol: it is heard no more.
+    Broken,
+}
+
+impl Talk {
+    pub(crate) fn is_heard(self) -> bool {
+        matches!(self, Self::Greeting | Self::Agreed)
+    }
+}
+
+/// What a worker says of its life, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Word {
+    Ready,
+    Leaving,
+    Drained,
 }
 
 /// A message that goes to the worker, with at most one descriptor.
@@ -91,6 +121,16 @@ pub(crate) enum OrderError {
     Io(#[from] io::Error),
 }
 
+/// What became of the staged offers.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// Could not be sent; their words are free again.
+    pub(crate) failed: Vec<ConnectionId>,
+    /// Cannot be put into a message, for any worker.
+    pub(crate) unsayable: Vec<ConnectionId>,
+    pub(crate) room: Result<Room, OrderError>,
+}
+
 /// An offer on the board, and what was read from its word the last time.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
@@ -103,20 +143,19 @@ struct Placed {
 pub(crate) type Move = Option<Settled>;
 
 impl Link {
-    pub(crate) fn new(
-        identity: Identity,
-        channel: Channel,
-        board: MasterBoard,
-        bell: OwnedFd,
-        process: Process,
-    ) -> Self {
+    /// `bells`: the master's copy, and the one that goes to the worker.
+    pub(crate) fn new(identity: Identity, ends: MasterEnds, bells: [OwnedFd; 2], process: Process) -> Self {
+        let [bell, bell_copy] = bells;
+        let MasterEnds { channel, board, .. } = ends;
         Self {
             identity,
             channel,
             bell,
             process: Some(process),
-            welcomed: false,
-            listening: false,
+            talk: Talk::Greeting,
+            told: None,
+            refused: None,
+            bell_copy: Some(bell_copy),
             active_at_drain: None,
             board,
             heartbeat: 0,
@@ -174,22 +213,31 @@ impl Link {
         !self.staged.is_empty()
     }
 
-    /// Sends the staged offers, many in one message. Returns those that could not be sent; their words are free again.
-    pub(crate) fn send_offers(&mut self, connections: &Connections) -> (Vec<ConnectionId>, Result<Room, OrderError>) {
+    /// Sends the staged offers, many in one message.
+    pub(crate) fn send_offers(&mut self, connections: &Connections) -> Sent {
         let staged = std::mem::take(&mut self.staged);
         let mut rest = &staged[..];
+        let (mut most, mut unsayable) = (MAX_OFFERS, Vec::new());
         let mut room = Ok(if self.is_full() { Room::Full } else { Room::Enough });
         while matches!(room, Ok(Room::Enough)) && !rest.is_empty() {
-            let (batch, later) = rest.split_at(rest.len().min(MAX_OFFERS));
+            let (batch, later) = rest.split_at(rest.len().min(most));
             match self.send_batch(batch, connections) {
                 Ok(()) => rest = later,
+                // The message cannot be written, which is no fault of the worker. One by one, the offer at fault is found.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    if let [only] = batch {
+                        unsayable.push(*only);
+                        rest = later;
+                    }
+                    most = 1;
+                }
                 Err(error) => room = Room::after(error).map_err(OrderError::from),
             }
         }
         for connection in rest {
             self.free(*connection);
         }
-        (rest.to_vec(), room)
+        Sent { failed: rest.to_vec(), unsayable, room }
     }
 
     fn send_batch(&self, batch: &[ConnectionId], connections: &Connections) -> io::Result<()> {
@@ -267,11 +315,49 @@ impl Link {
 
     /// What the worker says of itself.
     pub(crate) fn figures(&self) -> Figures {
-        self.board.figures()
+        let figures = self.board.figures();
+        // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
+        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
     }
 
     /// Asks the worker to ring at every change, or no longer.
     pub(crate) fn ask_ring(&self, on: bool) {
         self.board.ask_ring(on);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everport_handoff::bootstrap;
+    use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+    use everport_handoff::name::SocketName;
+
+    use super::super::connections::Connection;
+    use super::super::process::Launcher;
+    use super::*;
+    use crate::config::{Config, Program, RawConfig};
+
+    #[test]
+    fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
+        // It keeps its end of the channel open, and reads nothing.
+        let program = Program::Command { program: "sleep".into(), arguments: vec!["60".into()] };
+        let config = Config { program, ..RawConfig::embedded().try_into().unwrap() };
+        let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
+        let ends = bootstrap::prepare().unwrap();
+        let process = Launcher::new(&config).unwrap().spawn(identity, &ends.inherited).unwrap();
+        let bell = || everport_handoff::board::bell().unwrap();
+        let mut link = Link::new(identity, ends, [bell(), bell()], process);
+        let mut connections = Connections::default();
+        let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
+        let ids = peers.map(|peer| connections.keep(Connection { socket: bell(), peer, listener: ListenerId(1) }));
+        for id in ids {
+            assert!(link.stage(id).unwrap());
+        }
+        let sent = link.send_offers(&connections);
+        assert_eq!((sent.failed, sent.unsayable), (Vec::new(), vec![ids[1]]));
+        assert_eq!(sent.room.unwrap(), Room::Enough);
+        let process = link.process.take().unwrap();
+        process.kill();
+        process.wait().unwrap();
     }
 }

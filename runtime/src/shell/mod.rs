@@ -11,6 +11,9 @@ mod connections;
 mod effects;
 mod link;
 mod listeners;
+mod measure;
+mod operator;
+mod pin;
 mod plan;
 mod poller;
 mod process;
@@ -19,8 +22,8 @@ mod signals;
 mod sources;
 mod status;
 
-use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
@@ -41,6 +44,9 @@ use crate::control::server::Server;
 use crate::error::{Error, Result};
 use crate::machine::{Action, Event, Failure, Machine};
 use crate::pid_file::PidFile;
+
+/// How long to wait before sending again what found no room for descriptors under way: the workers take theirs in less.
+const STARVED_RETRY: Duration = Duration::from_millis(100);
 
 /// Runs the master until it is told to stop. Called in the master, on its main thread.
 pub(crate) fn run(config: Config, origin: Origin) -> Result<()> {
@@ -65,8 +71,8 @@ struct Shell {
     links: HashMap<WorkerId, Link>,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
-    /// Links that found no room for descriptors under way; tried again at the next deadline.
-    starved: Vec<WorkerId>,
+    /// Links that found no room for descriptors under way; tried again after a moment.
+    starved: BTreeSet<WorkerId>,
     signals: Signals,
     control: Option<(Server, Requests)>,
     records: Records,
@@ -81,7 +87,7 @@ impl Shell {
     fn start(config: Config, mut origin: Origin) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config).map_err(Error::io("find", &"this program's own file"))?;
+        let launcher = Launcher::new(&config)?;
         origin.anchor(launcher.directory());
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
@@ -95,7 +101,7 @@ impl Shell {
             connections: Connections::default(),
             links: HashMap::new(),
             staged: Vec::new(),
-            starved: Vec::new(),
+            starved: BTreeSet::new(),
             records: Records::new(Audit::new(config.audit_file.clone())),
             events: VecDeque::new(),
             end: None,
@@ -128,23 +134,27 @@ impl Shell {
         }
         match self.end.take().flatten() {
             None => Ok(()),
-            Some(failure) => Err(Error::FirstGeneration { reason: records::describe(&failure) }),
+            Some(failure) => Err(Error::FirstGeneration { reason: self.records.describe(&failure) }),
         }
     }
 
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
-        let wait = self.poller.wait(self.machine.next_deadline());
+        let retry = (!self.starved.is_empty()).then(|| clock::now() + STARVED_RETRY);
+        let wait = self.poller.wait(self.machine.next_deadline().into_iter().chain(retry).min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }
         let due = |deadline: Instant| deadline <= clock::now();
-        if self.machine.next_deadline().is_some_and(due) {
-            self.read_boards();
+        if retry.is_some_and(due) {
             for worker in std::mem::take(&mut self.starved) {
                 self.use_room(worker);
             }
+            self.pump();
+        }
+        if self.machine.next_deadline().is_some_and(due) {
+            self.read_boards();
             self.note(Event::Deadline);
             self.pump();
         }

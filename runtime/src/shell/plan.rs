@@ -3,15 +3,17 @@
 //! The settings are read again for every reload. A generation keeps its own to its end, and so do those of the master
 //! itself, which only a new master can change.
 
+use std::hash::{BuildHasher, RandomState};
+
 use everport_handoff::board;
 use everport_handoff::id::{Generation, ListenerId};
 use tracing::warn;
 
 use super::Shell;
 use super::process::Launcher;
-use crate::config::{Config, Strategy};
+use crate::config::{Config, MAX_WORKERS, Strategy};
 use crate::error::Result;
-use crate::machine::{self, Event, Settings};
+use crate::machine::{self, Care, Event, Limits, Settings};
 
 /// How many untaken or revoked offers a worker may have (`credit`).
 ///
@@ -38,7 +40,7 @@ impl Shell {
     pub(super) fn prepare(&mut self, generation: Generation) {
         match self.try_prepare(generation) {
             Ok((next, configured)) => {
-                let settings = settings(&next.config);
+                let settings = Box::new(settings(&next.config));
                 self.next = Some(next);
                 self.note(Event::Prepared { settings, configured });
             }
@@ -73,10 +75,10 @@ impl Shell {
     }
 
     /// What the workers of this generation run.
-    pub(super) fn launcher_of(&self, generation: Generation) -> &Launcher {
-        match &self.next {
-            Some(next) if next.generation == generation => &next.launcher,
-            _ => &self.launcher,
+    pub(super) fn launcher_of(&mut self, generation: Generation) -> &mut Launcher {
+        match &mut self.next {
+            Some(next) if next.generation == generation => &mut next.launcher,
+            _ => &mut self.launcher,
         }
     }
 }
@@ -99,5 +101,23 @@ pub(super) fn settings(config: &Config) -> Settings {
         credit: CREDIT,
         words: board::OFFER_WORDS,
         queue: QUEUE,
+        care: care(config),
+    }
+}
+
+/// How the workers are looked after, as the settings say.
+fn care(config: &Config) -> Care {
+    Care {
+        seed: RandomState::new().hash_one(std::process::id()),
+        most_workers: MAX_WORKERS,
+        restart_limit: config.restart_limit,
+        restart_period: config.restart_period,
+        hang_timeout: config.hang_timeout,
+        recycle: Limits {
+            memory: config.recycle_memory,
+            age: config.recycle_age,
+            connections: config.recycle_connections,
+        },
+        recycle_at_once: config.recycle_at_once,
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,12 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use everport_handoff::bootstrap::{Identity, Inherited};
+use everport_handoff::id::Generation;
+use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
+use super::pin::Pin;
 use crate::config::{Config, Program, master_environment};
+use crate::error::{Error, Result};
 use crate::machine::Exit;
 
-/// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
+/// Starts workers from the program as it was given, so that a switched symlink leads to the new release; but every worker
+/// of one generation from the same file, and in the same directory.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     program: OsString,
@@ -27,17 +33,37 @@ pub(crate) struct Launcher {
     directory: PathBuf,
     /// Variables that the workers get beside the master's own.
     env: BTreeMap<String, String>,
+    /// What the generations that have not gone were started from.
+    pins: BTreeMap<Generation, Pins>,
+}
+
+/// What all workers of a generation have in common.
+#[derive(Debug)]
+struct Pins {
+    program: Pin,
+    directory: Pin,
 }
 
 impl Launcher {
     /// Notes what was given and from where, at the start of the master.
-    pub(crate) fn new(config: &Config) -> io::Result<Self> {
-        let directory = directory_as_given()?;
+    ///
+    /// # Errors
+    ///
+    /// The working directory is gone, or there is no such program.
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let directory = directory_as_given().map_err(Error::io("find", &"the working directory"))?;
         let (program, arguments) = match &config.program {
-            Program::Embedded => (itself_as_given(&directory)?, env::args_os().skip(1).collect()),
-            Program::Command { program, arguments } => (program.clone(), arguments.clone()),
+            Program::Embedded => {
+                let program = itself_as_given(&directory).map_err(Error::io("find", &"this program's own file"))?;
+                (program, env::args_os().skip(1).collect())
+            }
+            Program::Command { program, arguments } => {
+                let named = format!("the program {program:?}");
+                find(program, &directory).map_err(Error::io("run", &named))?;
+                (program.clone(), arguments.clone())
+            }
         };
-        Ok(Self { program, arguments, directory, env: config.env.clone() })
+        Ok(Self { program, arguments, directory, env: config.env.clone(), pins: BTreeMap::new() })
     }
 
     /// The master's working directory, as it was given.
@@ -51,7 +77,8 @@ impl Launcher {
             Program::Embedded => (self.program.clone(), self.arguments.clone()),
             Program::Command { program, arguments } => (program.clone(), arguments.clone()),
         };
-        Self { program, arguments, directory: self.directory.clone(), env: config.env.clone() }
+        let (directory, env) = (self.directory.clone(), config.env.clone());
+        Self { program, arguments, directory, env, pins: BTreeMap::new() }
     }
 
     /// The program as it was given.
@@ -64,19 +91,44 @@ impl Launcher {
     /// # Errors
     ///
     /// What fork or exec answered, exec's too.
-    pub(crate) fn spawn(&self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
+    pub(crate) fn spawn(&mut self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
+        let pins = self.pins(identity.generation)?;
+        let (program, directory) = (pins.program.path(), pins.directory.path());
+        let mut command = Command::new(program);
+        command.arg0(&self.program).args(&self.arguments).current_dir(directory).stdin(Stdio::null()).process_group(0);
         for variable in master_environment() {
             command.env_remove(variable);
         }
         command.envs(&self.env);
         inherited.pass_to(&mut command, identity)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         let pid = Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Process { pid, pidfd })
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Process { pid, pidfd }),
+            // Nobody could watch it.
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Forgets what all generations but these were started from.
+    pub(crate) fn keep_pins(&mut self, generations: &BTreeSet<Generation>) {
+        self.pins.retain(|generation, _| generations.contains(generation));
+    }
+
+    fn pins(&mut self, generation: Generation) -> io::Result<&Pins> {
+        match self.pins.entry(generation) {
+            Entry::Occupied(pinned) => Ok(pinned.into_mut()),
+            Entry::Vacant(free) => {
+                let program = Pin::program(find(&self.program, &self.directory)?)?;
+                let directory = Pin::directory(self.directory.clone())?;
+                Ok(free.insert(Pins { program, directory }))
+            }
+        }
     }
 }
 
@@ -97,6 +149,12 @@ impl Process {
         // Each fails only when there is nobody left to kill.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Lets the process abort, so that it leaves a core where cores are kept.
+    pub(crate) fn abort(&self) {
+        // It fails only when there is nobody left to abort.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::ABORT);
     }
 
     /// Waits for the end of a process that was killed.
@@ -122,12 +180,20 @@ impl AsFd for Process {
     }
 }
 
-/// How many bytes a process has in memory, if it is there.
-pub(crate) fn resident_memory(pid: i32) -> Option<u64> {
-    // The second field is the resident set, in pages.
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+/// The file of the program that can be run, as exec would find it. Found at the start too, so that a slip of the pen is told
+/// once and not by every worker.
+fn find(program: &OsStr, directory: &Path) -> io::Result<PathBuf> {
+    let runs = |file: PathBuf| -> io::Result<PathBuf> {
+        rustix::fs::access(&file, Access::EXEC_OK)?;
+        if fs::metadata(&file)?.is_file() { Ok(file) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    };
+    if program.as_encoded_bytes().contains(&b'/') {
+        return runs(directory.join(program));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders = env::split_paths(&path);
+    let found = folders.find_map(|folder| runs(directory.join(folder).join(program)).ok());
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no folder of PATH has it"))
 }
 
 /// The working directory by the name that the shell gave it: `$PWD` keeps symlinks that `getcwd` resolves.

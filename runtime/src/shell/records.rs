@@ -1,11 +1,11 @@
 //! What the master remembers and says of reloads and exits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use everport_handoff::bootstrap::Identity;
-use everport_handoff::id::Generation;
+use everport_handoff::id::{Generation, Slot, WorkerId};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -13,7 +13,7 @@ use super::audit::Audit;
 use super::clock;
 use super::link::Link;
 use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
-use crate::machine::{Delay, Exit, Failure, Outcome, Phases, Ticket};
+use crate::machine::{Delay, Exit, Failure, Outcome, Phases, Ticket, WorkerView, Worn};
 
 /// Accepting that fails for want of descriptors is said once in this time.
 const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
@@ -61,8 +61,15 @@ pub(super) struct Records {
     drains: HashMap<Generation, Tally>,
     audit: Audit,
     exhaustion_said: Option<Instant>,
+    /// What the last workers that ended had been refused, to say it with why they could not start.
+    refusals: BTreeMap<WorkerId, String>,
 }
 
+/// How many refusals are kept: more than one generation can have on any machine that is looked at.
+const MAX_REFUSALS: usize = 64;
+
+/// How many may wait for reloads. Who asks beyond that has a reload coming anyway.
+const MAX_ASKED: usize = 256;
 /// What became of the connections of a generation that drains.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -91,6 +98,7 @@ impl Records {
             drains: HashMap::new(),
             audit,
             exhaustion_said: None,
+            refusals: BTreeMap::new(),
         }
     }
 
@@ -104,10 +112,10 @@ impl Records {
         self.reloads.iter()
     }
 
-    /// Keeps somebody who asked for a reload, until it has ended.
-    pub(super) fn asked(&mut self, by: AskedBy, answer: Answer) -> Ticket {
+    /// Keeps somebody who asked for a reload, until it has ended; nobody beyond [`MAX_ASKED`].
+    pub(super) fn asked(&mut self, by: AskedBy, answer: Answer) -> Option<Ticket> {
         info!(asked_by = ?by, "reload asked");
-        self.keep(by, answer)
+        (self.asked.len() < MAX_ASKED).then(|| self.keep(by, answer))
     }
 
     /// Keeps somebody who asked for a rollback, until that is done or turns out to be impossible.
@@ -149,14 +157,13 @@ impl Records {
         let now = clock::now();
         let (at, began) = self.reload_began.take().unwrap_or_else(|| (clock::wall(), now));
         let asked: Vec<Asked> = tickets.iter().filter_map(|ticket| self.asked.remove(ticket)).collect();
+        let reason = match &outcome {
+            Outcome::Committed => None,
+            Outcome::RolledBack(failure) => Some(self.describe(failure)),
+        };
         let judge = match &outcome {
             Outcome::RolledBack(Failure::Asked { ticket }) => self.asked.remove(ticket),
             _ => None,
-        };
-        let reason = match (&outcome, &judge) {
-            (Outcome::Committed, _) => None,
-            (Outcome::RolledBack(_), Some(judge)) => Some(format!("a rollback was asked for by {}", judge.by)),
-            (Outcome::RolledBack(failure), None) => Some(describe(failure)),
         };
         let (starting_ms, probation_ms) = (millis(phases.starting), millis(phases.probation));
         match (&outcome, &reason) {
@@ -197,13 +204,23 @@ impl Records {
 
     /// Logs the end of a worker, the one exit record. If its generation was `retired`, counts what became of its
     /// connections.
-    pub(super) fn exited(&mut self, link: &Link, pid: i32, exit: Exit, retired: bool) {
+    pub(super) fn exited(&mut self, link: &Link, view: WorkerView, pid: i32, exit: Exit, retired: bool) {
         let Identity { worker, slot, generation } = link.identity;
-        let active = link.figures().active;
+        if let Some(refused) = &link.refused {
+            self.refusals.insert(worker, refused.clone());
+            if self.refusals.len() > MAX_REFUSALS {
+                self.refusals.pop_first();
+            }
+        }
         // A worker that ends by itself has finished what it had.
-        let cut = if exit == Exit::Code(0) { 0 } else { active };
+        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active };
+        let voluntary = view.state.ends_well(exit);
+        let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
         let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(cut));
-        info!(%worker, %slot, %generation, pid, exit = words(exit), finished, cut, "worker exited");
+        info!(
+            %worker, %slot, %generation, pid, exit = words(exit), voluntary, uptime_ms, finished, cut,
+            "worker exited"
+        );
         if retired {
             let tally = self.drains.entry(generation).or_default();
             tally.finished += finished;
@@ -230,6 +247,62 @@ impl Records {
     /// The record of the reload that retired this generation.
     fn record_of(&mut self, retired: Generation) -> Option<&mut ReloadRecord> {
         self.reloads.iter_mut().find(|record| record.retired == Some(retired))
+    }
+
+    /// Says, once each time, that a slot rests.
+    pub(super) fn slot_rests(&self, generation: Generation, slot: Slot, pace: Duration) {
+        let pace = humantime::format_duration(pace);
+        error!(%generation, %slot, %pace, "slot resting; its workers failed too often");
+    }
+
+    /// Says why a worker is replaced.
+    pub(super) fn recycling(&self, worker: WorkerId, why: Worn) {
+        match why {
+            Worn::Memory { bytes } => info!(%worker, memory_bytes = bytes, "worker recycled"),
+            Worn::Age { age } => info!(%worker, age_seconds = age.as_secs(), "worker recycled"),
+            Worn::Connections { taken } => info!(%worker, connections = taken, "worker recycled"),
+        }
+    }
+
+    /// Why a generation could not start, or not stay, in a sentence.
+    pub(super) fn describe(&self, failure: &Failure) -> String {
+        match failure {
+            Failure::NotPrepared { reason } => reason.clone(),
+            Failure::SpawnFailed { slot, reason } => {
+                format!("the worker of slot {slot} could not be started: {reason}")
+            }
+            Failure::Exited { slot, worker, exit } => {
+                let refused =
+                    self.refusals.get(worker).map(|refused| format!("; it was refused a listener: {refused}"));
+                let (how, refused) = (words(*exit), refused.unwrap_or_default());
+                format!("worker {worker} of slot {slot} {how} before it was ready{refused}")
+            }
+            Failure::Crashed { slot, worker, exit } => {
+                format!("worker {worker} of slot {slot} {} after it was activated", words(*exit))
+            }
+            Failure::NotReady { slot, worker, after } => {
+                let after = humantime::format_duration(*after);
+                format!(
+                    "worker {worker} of slot {slot} was not ready after {after}: a program is ready at its first accept \
+                     on one of Everport's listeners, or when it says so"
+                )
+            }
+            Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),
+            Failure::Broke { slot, worker, reason } => {
+                format!("worker {worker} of slot {slot} broke the protocol: {reason}")
+            }
+            Failure::Left { slot, worker } => {
+                format!("worker {worker} of slot {slot} asked to leave before it was ready")
+            }
+            Failure::Hung { slot, worker } => {
+                format!("worker {worker} of slot {slot} showed no sign of life for too long")
+            }
+            Failure::Asked { ticket } => match self.asked.get(ticket) {
+                Some(asked) => format!("a rollback was asked for by {}", asked.by),
+                None => "a rollback was asked for".to_owned(),
+            },
+            Failure::Stopped => "the master was told to stop".to_owned(),
+        }
     }
 
     /// Says, once in a period, that accepting failed for want of something.
@@ -268,30 +341,5 @@ fn words(exit: Exit) -> String {
             Some(name) => format!("was killed by {name}"),
             None => format!("was killed by signal {signal}"),
         },
-    }
-}
-
-/// Why a generation could not start, or not stay, in a sentence.
-pub(super) fn describe(failure: &Failure) -> String {
-    match failure {
-        Failure::NotPrepared { reason } => reason.clone(),
-        Failure::SpawnFailed { slot, reason } => format!("the worker of slot {slot} could not be started: {reason}"),
-        Failure::Exited { slot, worker, exit } => {
-            format!("worker {worker} of slot {slot} {} before it was ready", words(*exit))
-        }
-        Failure::Crashed { slot, worker, exit } => {
-            format!("worker {worker} of slot {slot} {} after it was activated", words(*exit))
-        }
-        Failure::NotReady { slot, worker, after } => {
-            let after = humantime::format_duration(*after);
-            format!("worker {worker} of slot {slot} was not ready after {after}")
-        }
-        Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),
-        Failure::Broke { slot, worker, reason } => {
-            format!("worker {worker} of slot {slot} broke the protocol: {reason}")
-        }
-        Failure::Left { slot, worker } => format!("worker {worker} of slot {slot} asked to leave before it was ready"),
-        Failure::Asked { .. } => "a rollback was asked for".to_owned(),
-        Failure::Stopped => "the master was told to stop".to_owned(),
     }
 }

@@ -2,26 +2,36 @@
 //!
 //! | signal | the master does |
 //! |---|---|
-//! | HUP | reload; a graceful stop when the kernel sent it, or when the terminal of the start has gone |
+//! | HUP | reload; a graceful stop when the kernel sent it, or when the terminal of the start has gone; started with `nohup`, only a process's HUP counts, and it is a reload |
 //! | TERM, INT | graceful stop; the second one stops at once |
 //! | QUIT | stop at once |
-//! | USR1, USR2, TTIN, TTOU, WINCH | logs that it is not supported yet |
+//! | TTIN, TTOU | one worker more, one less |
+//! | WINCH | pause: the workers take no connections until `everport resume` |
+//! | USR1, USR2 | logs that it is not supported yet |
 //!
-//! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept.
+//! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept. PIPE is
+//! caught because sending descriptors to a worker that has just gone raises it, and a program may have given it back its
+//! default action, which would end the master.
 //!
 //! TTIN, TTOU and WINCH act only when a process sent them: a terminal sends them too, on a resize or for output from the
 //! background. What decides is how the signal was sent and not by whom: `docker kill` shows up as pid 0.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
+use nix::sys::signal::SigSet;
+use rustix::io::Errno;
+use signal_hook::consts::{
+    SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
+};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
 use signal_hook::low_level::siginfo::Cause;
+
+use crate::machine::Scale;
 
 /// Who sent a signal: pid and uid; none when the kernel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +47,10 @@ pub(crate) enum Order {
     Reload(Sender),
     /// A graceful stop, or at once. The second graceful one is at once.
     Stop { signal: &'static str, at_once: bool },
+    /// Another number of workers.
+    Scale { signal: &'static str, to: Scale },
+    /// No connections for now.
+    Pause { signal: &'static str },
     /// Something that this version cannot do.
     Unsupported { signal: &'static str },
 }
@@ -45,22 +59,41 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Signals {
     delivery: SignalDelivery<UnixStream, WithOrigin>,
-    had_terminal: bool,
+    terminal: Terminal,
+}
+
+/// What the terminal of the start has to say about a HUP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Terminal {
+    /// There was none.
+    None,
+    /// There was one: a HUP without it means that it has gone.
+    Present,
+    /// The master was started to outlive it, as `nohup` does by ignoring HUP.
+    Outlived,
 }
 
 impl Signals {
-    /// Catches every signal of the table.
+    /// Catches every signal of the table, also one that was blocked when the master was started. The threads that are
+    /// started after this inherit the mask.
     pub(crate) fn catch() -> io::Result<Self> {
-        let all = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH];
+        let all = [SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH];
+        // Looked at before it is caught.
+        let terminal = match (ignores_hangup()?, File::open("/dev/tty").is_ok()) {
+            (true, _) => Terminal::Outlived,
+            (false, true) => Terminal::Present,
+            (false, false) => Terminal::None,
+        };
         let (read, write) = UnixStream::pair()?;
         let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), all)?;
-        Ok(Self { delivery, had_terminal: has_terminal() })
+        SigSet::empty().thread_set_mask()?;
+        Ok(Self { delivery, terminal })
     }
 
     /// What the signals that came since the last time ask for.
     pub(crate) fn orders(&mut self) -> Vec<Order> {
-        let lost_terminal = self.had_terminal && !has_terminal();
-        self.delivery.pending().filter_map(|origin| order(&origin, lost_terminal)).collect()
+        let terminal = self.terminal;
+        self.delivery.pending().filter_map(|origin| order(&origin, terminal)).collect()
     }
 }
 
@@ -70,28 +103,43 @@ impl AsFd for Signals {
     }
 }
 
-fn order(origin: &Origin, lost_terminal: bool) -> Option<Order> {
+fn order(origin: &Origin, terminal: Terminal) -> Option<Order> {
     let sent = matches!(origin.cause, Cause::Sent(_));
     let sender = origin.process.as_ref().map(|process| Sender { pid: process.pid, uid: process.uid });
     let unsupported = |signal| Some(Order::Unsupported { signal });
     match origin.signal {
-        SIGHUP => match sender {
-            Some(sender) if sent && !lost_terminal => Some(Order::Reload(sender)),
-            _ => Some(Order::Stop { signal: "HUP", at_once: false }),
+        SIGHUP => match (sender, terminal) {
+            (Some(_), Terminal::Present) if sent && has_lost_terminal() => Some(HANGUP),
+            (Some(sender), _) if sent => Some(Order::Reload(sender)),
+            (_, Terminal::Outlived) => None,
+            _ => Some(HANGUP),
         },
         SIGTERM => Some(Order::Stop { signal: "TERM", at_once: false }),
         SIGINT => Some(Order::Stop { signal: "INT", at_once: false }),
         SIGQUIT => Some(Order::Stop { signal: "QUIT", at_once: true }),
         SIGUSR1 => unsupported("USR1"),
         SIGUSR2 => unsupported("USR2"),
-        SIGTTIN if sent => unsupported("TTIN"),
-        SIGTTOU if sent => unsupported("TTOU"),
-        SIGWINCH if sent => unsupported("WINCH"),
+        SIGTTIN if sent => Some(Order::Scale { signal: "TTIN", to: Scale::Up(1) }),
+        SIGTTOU if sent => Some(Order::Scale { signal: "TTOU", to: Scale::Down(1) }),
+        SIGWINCH if sent => Some(Order::Pause { signal: "WINCH" }),
         _ => None,
     }
 }
 
-/// Whether this process has a controlling terminal: then, and only then, its name can be opened.
-fn has_terminal() -> bool {
-    File::open("/dev/tty").is_ok()
+/// The terminal has gone, and the master with it.
+const HANGUP: Order = Order::Stop { signal: "HUP", at_once: false };
+
+/// Whether the controlling terminal has gone: then its name leads nowhere. Other errors, such as no descriptor left, say
+/// nothing about it.
+fn has_lost_terminal() -> bool {
+    let error = File::open("/dev/tty").err().and_then(|error| Errno::from_io_error(&error));
+    matches!(error, Some(Errno::NXIO | Errno::IO))
+}
+
+/// Whether HUP is ignored, from the mask in /proc.
+fn ignores_hangup() -> io::Result<bool> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    Ok(mask & 1 << (SIGHUP - 1) != 0)
 }

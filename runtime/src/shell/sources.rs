@@ -8,17 +8,18 @@ use everport_handoff::bootstrap::Identity;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::Shell;
-use super::link::{Move, Order, Room};
+use super::link::{Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::records::Answer;
 use super::signals::Order as SignalOrder;
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
-use crate::control::request::Request;
+use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
 use crate::machine::{ConnectionId, Event, Exit, GenerationState, RequestId, Settled};
 
@@ -132,15 +133,21 @@ impl Shell {
     /// Notes what became of offers. A move that is not legal means that the connection may have been read from.
     pub(super) fn note_moves(&mut self, worker: WorkerId, moves: impl IntoIterator<Item = (ConnectionId, Move)>) {
         for (connection, how) in moves {
-            self.note(Event::Settled { worker, connection, how: how.unwrap_or(Settled::Taken) });
             if how.is_none() {
+                // First, so that what it says it took is not believed.
                 self.broke(worker, "it wrote on its board what no offer allows".to_owned());
             }
+            self.note(Event::Settled { worker, connection, how: how.unwrap_or(Settled::Taken) });
         }
     }
 
-    /// Notes that a worker broke the protocol.
+    /// Notes that a worker broke the protocol; the first time counts.
     pub(super) fn broke(&mut self, worker: WorkerId, reason: String) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        if link.talk == Talk::Broken {
+            return;
+        }
+        self.stop_listening(worker, Talk::Broken);
         warn!(%worker, reason, "worker broke the protocol");
         self.note(Event::WorkerBroke { worker, reason });
     }
@@ -158,7 +165,7 @@ impl Shell {
 
     /// Wakes the loop when the channel of a worker has room, or no longer.
     pub(super) fn want_room(&self, worker: WorkerId, wanted: bool) {
-        let Some(link) = self.links.get(&worker).filter(|link| link.listening) else { return };
+        let Some(link) = self.links.get(&worker).filter(|link| link.talk.is_heard()) else { return };
         if let Err(error) = self.poller.want_writable(&link.channel, Source::Channel(worker), wanted) {
             debug!(%worker, %error, "channel not watched");
         }
@@ -167,7 +174,7 @@ impl Shell {
     /// Reads a worker's messages, at most so many.
     fn hear(&mut self, worker: WorkerId, most: usize) {
         for _ in 0..most {
-            let Some(link) = self.links.get_mut(&worker) else { return };
+            let Some(link) = self.links.get_mut(&worker).filter(|link| link.talk.is_heard()) else { return };
             match link.channel.receive::<ToMaster>() {
                 Ok(received) => {
                     self.heed(worker, received);
@@ -175,23 +182,18 @@ impl Shell {
                     self.pump();
                 }
                 Err(ReceiveError::Empty) => return,
-                Err(error) => {
-                    if !link.listening {
-                        return;
-                    }
-                    self.stop_listening(worker);
-                    return match error {
-                        ReceiveError::Closed => self.note(Event::ChannelClosed { worker }),
-                        error => self.broke(worker, error.to_string()),
-                    };
+                Err(ReceiveError::Closed) => {
+                    self.stop_listening(worker, Talk::Closed);
+                    return self.note(Event::ChannelClosed { worker });
                 }
+                Err(error) => return self.broke(worker, error.to_string()),
             }
         }
     }
 
-    fn stop_listening(&mut self, worker: WorkerId) {
+    fn stop_listening(&mut self, worker: WorkerId, talk: Talk) {
         if let Some(link) = self.links.get_mut(&worker)
-            && std::mem::take(&mut link.listening)
+            && std::mem::replace(&mut link.talk, talk).is_heard()
         {
             self.poller.remove(&link.channel);
         }
@@ -202,25 +204,33 @@ impl Shell {
         if !received.fds.is_empty() || received.missing > 0 {
             return self.broke(worker, "it sent descriptors with a message that has none".to_owned());
         }
-        match (link.welcomed, received.message) {
-            (false, ToMaster::Hello { oldest, newest }) => self.welcome(worker, oldest, newest),
-            (false, _) => self.broke(worker, "its first message was not Hello".to_owned()),
-            (true, ToMaster::Hello { .. }) => self.broke(worker, "it said Hello twice".to_owned()),
-            (true, ToMaster::Listen { request, address, index }) => self.listen(worker, request, &address, index),
-            (true, ToMaster::Ready) => {
-                info!(%worker, slot = %link.identity.slot, generation = %link.identity.generation, "worker ready");
-                self.note(Event::WorkerReady { worker });
-            }
-            (true, ToMaster::CloseListener { listener }) => self.note(Event::ListenerClosed { worker, listener }),
-            (true, ToMaster::Leave) => {
-                info!(%worker, slot = %link.identity.slot, generation = %link.identity.generation, "worker leaving");
-                self.note(Event::WorkerLeaving { worker });
-            }
-            (true, ToMaster::Drained) => {
-                info!(%worker, slot = %link.identity.slot, generation = %link.identity.generation, "worker drained");
-                self.note(Event::WorkerDrained { worker });
+        let agreed = link.talk == Talk::Agreed;
+        match received.message {
+            ToMaster::Hello { oldest, newest } if !agreed => self.welcome(worker, oldest, newest),
+            _ if !agreed => self.broke(worker, "its first message was not Hello".to_owned()),
+            ToMaster::Hello { .. } => self.broke(worker, "it said Hello twice".to_owned()),
+            ToMaster::Listen { request, address, index } => self.listen(worker, request, &address, index),
+            ToMaster::CloseListener { listener } => self.note(Event::ListenerClosed { worker, listener }),
+            ToMaster::Ready => self.tell(worker, Word::Ready, Event::WorkerReady { worker }),
+            ToMaster::Leave => self.tell(worker, Word::Leaving, Event::WorkerLeaving { worker }),
+            ToMaster::Drained => self.tell(worker, Word::Drained, Event::WorkerDrained { worker }),
+        }
+    }
+
+    /// Notes what a worker says of its life, and logs it the first time: a worker may say it as often as it likes.
+    fn tell(&mut self, worker: WorkerId, word: Word, event: Event) {
+        if let Some(link) = self.links.get_mut(&worker)
+            && link.told < Some(word)
+        {
+            link.told = Some(word);
+            let Identity { slot, generation, .. } = link.identity;
+            match word {
+                Word::Ready => info!(%worker, %slot, %generation, "worker ready"),
+                Word::Leaving => info!(%worker, %slot, %generation, "worker leaving"),
+                Word::Drained => info!(%worker, %slot, %generation, "worker drained"),
             }
         }
+        self.note(event);
     }
 
     fn welcome(&mut self, worker: WorkerId, oldest: u16, newest: u16) {
@@ -234,30 +244,28 @@ impl Shell {
             return self.note(Event::WorkerIncompatible { worker, reason });
         }
         let Some(link) = self.links.get_mut(&worker) else { return };
-        let bell = match link.bell.try_clone() {
-            Ok(bell) => bell,
-            Err(error) => return self.broke(worker, format!("no descriptor for its bell: {error}")),
-        };
-        link.welcomed = true;
-        let Identity { slot, generation, .. } = link.identity;
+        let generation = link.identity.generation;
+        link.talk = Talk::Agreed;
+        let fd = link.bell_copy.take();
         let config = self.config_of(generation);
         let message = ToWorker::Welcome {
             version,
-            worker,
-            slot,
-            generation,
             manual_ready: config.readiness == Readiness::Manual,
             first_byte_grace: config.first_byte_grace,
             drain_timeout: config.drain_timeout,
         };
-        self.order(worker, Order { message, fd: Some(bell) });
+        self.order(worker, Order { message, fd });
     }
 
     fn listen(&mut self, worker: WorkerId, request: u32, address: &str, index: u32) {
         match self.find_or_bind(address, index) {
             Ok(listener) => self.note(Event::ListenAsked { worker, request: RequestId(request), listener }),
             Err(failure) => {
-                debug!(%worker, address, reason = failure.reason, "listener refused");
+                if let Some(link) = self.links.get_mut(&worker)
+                    && link.refused.replace(failure.reason.clone()).is_none()
+                {
+                    warn!(%worker, reason = failure.reason, "listener refused");
+                }
                 self.order(worker, ToWorker::Listening { request, answer: Err(failure) }.into());
             }
         }
@@ -300,14 +308,15 @@ impl Shell {
         self.poller.remove(&link.bell);
         link.process = None;
         self.hear(worker, MAX_LAST_MESSAGES);
-        self.stop_listening(worker);
+        self.stop_listening(worker, Talk::Closed);
         self.read_board(worker);
-        if let Some(link) = self.links.get(&worker) {
+        let view = self.machine.workers().find(|view| view.worker == worker);
+        if let (Some(link), Some(view)) = (self.links.get(&worker), view) {
             let drains = |(generation, state)| {
-                generation == link.identity.generation && matches!(state, GenerationState::Draining { .. })
+                generation == view.generation && matches!(state, GenerationState::Draining { .. })
             };
             let retired = self.machine.generations().any(drains);
-            self.records.exited(link, pid, exit, retired);
+            self.records.exited(link, view, pid, exit, retired);
         }
         self.note(Event::WorkerExited { worker, exit });
     }
@@ -318,10 +327,14 @@ impl Shell {
                 SignalOrder::Reload(sender) => {
                     // A pid is positive; 0 stands for a sender in another pid namespace.
                     let pid = u32::try_from(sender.pid).unwrap_or(0);
-                    let ticket = self.records.asked(AskedBy::Signal { pid, uid: sender.uid }, Answer::Nobody);
-                    self.note(Event::ReloadAsked { ticket });
+                    self.reload(AskedBy::Signal { pid, uid: sender.uid }, Answer::Nobody);
                 }
-                SignalOrder::Stop { signal, at_once } => self.stop(signal, at_once || self.machine.is_stopping()),
+                SignalOrder::Stop { signal, at_once } => {
+                    info!(signal, "stop asked");
+                    self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
+                }
+                SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
+                SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
@@ -329,12 +342,10 @@ impl Shell {
         }
     }
 
-    fn stop(&mut self, asked_by: &str, at_once: bool) {
-        match at_once {
-            true => info!(asked_by, "stopping at once"),
-            false => info!(asked_by, "stopping gracefully; a second signal stops at once"),
+    fn reload(&mut self, by: AskedBy, answer: Answer) {
+        if let Some(ticket) = self.records.asked(by, answer) {
+            self.note(Event::ReloadAsked { ticket });
         }
-        self.note(Event::StopAsked { at_once });
     }
 
     fn answer_control(&mut self) {
@@ -349,12 +360,10 @@ impl Shell {
                     drop(answer.send(self.status()));
                 }
                 Request::Reload { client, answer } => {
-                    let ticket = self.records.asked(client.into(), Answer::Outcome(answer));
-                    self.note(Event::ReloadAsked { ticket });
+                    self.reload(client.into(), Answer::Outcome(answer));
                 }
                 Request::BeginReload { client, answer } => {
-                    let ticket = self.records.asked(client.into(), Answer::Nobody);
-                    self.note(Event::ReloadAsked { ticket });
+                    self.reload(client.into(), Answer::Nobody);
                     self.pump();
                     drop(answer.send(self.begun()));
                 }
@@ -365,9 +374,29 @@ impl Shell {
                 Request::Stop { client, at_once, answer } => {
                     let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
                     let _ = answer.send(Stopping { at_once, drain_timeout_ms });
-                    self.stop(&format!("control client {}", client.pid), at_once);
+                    info!(pid = client.pid, uid = client.uid, "stop asked");
+                    self.note(Event::StopAsked { at_once });
+                }
+                Request::Scale { client, to, answer } => reply(answer, self.scale(&asked_by(client), to)),
+                Request::Pause { client, paused, answer } => {
+                    reply(answer, self.set_paused(&asked_by(client), paused));
+                }
+                Request::Kill { client, worker, answer } => {
+                    reply(answer, Some(self.kill_worker(&asked_by(client), worker)));
                 }
             }
         }
     }
+}
+
+/// Answers a client; without an answer it learns that the master is stopping.
+fn reply<T>(to: oneshot::Sender<T>, answer: Option<T>) {
+    if let Some(answer) = answer {
+        // A client that has gone needs no answer.
+        let _ = to.send(answer);
+    }
+}
+
+fn asked_by(client: Client) -> String {
+    format!("control client {}", client.pid)
 }

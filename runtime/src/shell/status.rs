@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use everport_handoff::id::Generation;
 
+use super::measure::resident_memory;
 use super::{Shell, clock, records};
 use crate::config::Policy;
 use crate::control::protocol::{
     Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep,
-    Status, WorkerState, WorkerStatus,
+    RestingStatus, Status, WorkerState, WorkerStatus,
 };
-use crate::machine::{self, ReloadView, Spread, StepView, WorkerView};
+use crate::machine::{self, ReloadView, RestingView, Spread, StepView, WorkerView};
 
 impl Shell {
     /// The master at a glance.
@@ -21,10 +22,11 @@ impl Shell {
             state: self.state(),
             uptime_seconds: self.records.uptime().as_secs(),
             policy: self.config.policy,
+            slots: self.machine.slots(),
             generations: self.machine.generations().map(|(id, state)| self.generation(id, state)).collect(),
             listeners: self.listeners(),
             last_reload: self.records.reloads().last().cloned(),
-            reload: self.reload(),
+            reload: self.reload_status(),
             reloads: self.records.reloads().cloned().collect(),
         }
     }
@@ -35,11 +37,12 @@ impl Shell {
             _ if self.machine.is_stopping() => MasterState::Stopping,
             ReloadView::Running { .. } => MasterState::Reloading,
             _ if self.machine.generations().any(|(_, state)| is_starting(state)) => MasterState::Starting,
+            _ if self.machine.is_paused() => MasterState::Paused,
             _ => MasterState::Running,
         }
     }
 
-    fn reload(&self) -> Option<ReloadStatus> {
+    fn reload_status(&self) -> Option<ReloadStatus> {
         let (generation, step, slot, until, pending, why) = match self.machine.reload() {
             ReloadView::None => return None,
             ReloadView::Pending { why } => (
@@ -95,8 +98,9 @@ impl Shell {
                 machine::GenerationState::Draining { .. } => GenerationState::Draining,
                 machine::GenerationState::Failed { .. } => GenerationState::Failed,
             },
-            since_seconds: clock::now().saturating_duration_since(state.since()).as_secs(),
+            since_seconds: seconds_since(state.since()),
             workers,
+            resting: self.machine.resting().filter(|view| view.generation == generation).map(resting).collect(),
         }
     }
 
@@ -116,11 +120,16 @@ impl Shell {
                 machine::WorkerState::Draining { .. } => WorkerState::Draining,
                 machine::WorkerState::Drained { .. } => WorkerState::Drained,
                 machine::WorkerState::Silent { .. } => WorkerState::Silent,
+                machine::WorkerState::Hung { .. } => WorkerState::Hung,
                 machine::WorkerState::Killed { .. } => WorkerState::Killed,
             },
-            since_seconds: clock::now().saturating_duration_since(view.state.since()).as_secs(),
+            since_seconds: seconds_since(view.state.since()),
+            deadline_in_seconds: view.state.deadline().map(seconds_until),
+            uptime_seconds: seconds_since(view.started),
+            memory_bytes: link.and_then(|link| link.process.as_ref()).and_then(resident_memory),
             restarts: u64::from(view.restarts),
             active: link.map_or(0, |link| link.figures().active),
+            guards: link.map_or(0, |link| link.figures().guards),
             offered: view.counters.offered,
             taken: view.counters.taken,
             refused: view.counters.refused,
@@ -142,4 +151,21 @@ impl Shell {
         };
         self.listeners.iter().map(status).collect()
     }
+}
+
+fn resting(view: RestingView) -> RestingStatus {
+    RestingStatus {
+        slot: view.slot,
+        since_seconds: seconds_since(view.since),
+        retry_in_seconds: view.retry.map(seconds_until),
+    }
+}
+
+fn seconds_since(past: Instant) -> u64 {
+    clock::now().saturating_duration_since(past).as_secs()
+}
+
+/// Rounded up: nothing is over before it is.
+fn seconds_until(future: Instant) -> u64 {
+    future.saturating_duration_since(clock::now()).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }

@@ -1,6 +1,7 @@
 //! The machines in a world without processes, sockets and time: scenarios by rule, and random histories.
 
 mod accepting;
+mod care;
 mod clearing;
 mod configuring;
 mod listening;

@@ -94,6 +94,18 @@ fn stop_at_once_overtakes_a_graceful_one() {
 }
 
 #[test]
+fn second_signal_stops_at_once_and_a_second_command_does_not() {
+    let mut world = World::serving();
+    world.dies_slowly = true;
+    world.feed(Event::StopSignalled);
+    world.feed(Event::StopAsked { at_once: false });
+    assert!(!world.did(&Action::StopBegan { at_once: true }));
+    world.feed(Event::StopSignalled);
+    assert!(world.did(&Action::StopBegan { at_once: true }));
+    assert!(world.did(&Action::Kill { worker: WorkerId(1) }));
+}
+
+#[test]
 fn stop_without_a_worker_finishes_immediately() {
     for at_once in [false, true] {
         let mut world = World::with(World::settings());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use everport_handoff::id::{Generation, Slot};
+use everport_handoff::id::{Generation, Slot, WorkerId};
 
 use super::super::super::*;
 use super::{Word, World};
@@ -33,6 +33,35 @@ impl World {
             assert!(process.board.len() <= self.settings.words, "{id:?} has too many words");
         }
         self.check_generations();
+        self.check_pause();
+        let replaced = |id: &&WorkerId| self.state(id.0).is_some();
+        let under_way = self.recycled.iter().filter(replaced).count();
+        assert!(under_way <= self.settings.care.recycle_at_once as usize, "too many are recycled at a time");
+        assert!(self.machine.slots() <= self.settings.care.most_workers);
+    }
+
+    /// While there is a pause, nobody takes connections, in whatever state the generations are.
+    fn check_pause(&self) {
+        if !self.machine.is_paused() || self.machine.is_stopping() {
+            return;
+        }
+        let accepting = self.ports.values().any(|port| port.accepting);
+        let active = self.machine.workers().find(|view| matches!(view.state, WorkerState::Active { .. }));
+        assert!(!accepting && active.is_none(), "somebody takes connections in a pause: {active:?}");
+    }
+
+    /// A worker that has served enough drains when another serves in its slot, and not before.
+    pub(super) fn check_overlap(&self, id: WorkerId) {
+        let process = &self.workers[&id];
+        let serves = self.active_generation() == Some(process.generation.0) && process.slot.0 < self.machine.slots();
+        if self.recycled.contains(&id) && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
+            let successor = |view: WorkerView| {
+                view.generation >= process.generation
+                    && view.slot == process.slot
+                    && matches!(view.state, WorkerState::Active { .. })
+            };
+            assert!(self.machine.workers().any(successor), "{id:?} drains before its replacement serves");
+        }
     }
 
     fn check_generations(&self) {
@@ -73,6 +102,7 @@ impl World {
                 _ => continue,
             };
             match view.state {
+                WorkerState::Paused { .. } if self.machine.is_paused() => {}
                 WorkerState::Ready { .. } | WorkerState::Paused { .. } => {
                     assert!(!accepts, "{view:?} is not activated")
                 }
@@ -88,9 +118,8 @@ impl World {
             let takes = matches!(view.state, WorkerState::Active { .. } | WorkerState::Leaving { .. });
             assert!(!takes, "{view:?} is not paused");
         }
-        let all = (0..self.settings.workers).map(Slot);
-        let filled = |slot: &Slot| self.machine.workers().any(|view| (view.generation, view.slot) == (paused, *slot));
-        assert!(all.clone().all(|slot| self.backoff.is_open(paused, slot) || filled(&slot)), "{paused:?} has a gap");
+        let filled = |slot: Slot| self.machine.workers().any(|view| (view.generation, view.slot) == (paused, slot));
+        assert!(self.backoff.filled(paused).all(filled), "{paused:?} has a gap");
     }
 
     /// The processes that nobody has killed yet have a bound, however often somebody asks for a reload. A stop lets every

@@ -1,6 +1,7 @@
 //! What the shell, the kernel and the workers do: events in, actions out, one instant at a time. Each action is checked
 //! against what has happened so far.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
@@ -54,6 +55,7 @@ impl World {
             self.perform(&action);
             self.log.push(action);
         }
+        self.backoff.closed(self.machine.slots());
     }
 
     fn end_of_worker(&mut self, worker: WorkerId) {
@@ -99,9 +101,13 @@ impl World {
                     self.events.push_back(Event::WorkerExited { worker, exit: Exit::Signal(9) });
                 }
             }
+            Action::Abort { worker } => self.told(worker, Told::Abort),
             Action::Activate { worker } => self.told(worker, Told::Activate),
             Action::Pause { worker } => self.told(worker, Told::Pause),
-            Action::Drain { worker, .. } => self.told(worker, Told::Drain),
+            Action::Drain { worker, .. } => {
+                self.told(worker, Told::Drain);
+                self.check_overlap(worker);
+            }
             Action::Forget { worker } => {
                 let forgotten = self.workers.remove(&worker).expect("a worker is forgotten once");
                 assert!(forgotten.exited, "{worker:?} is forgotten while it lives");
@@ -136,6 +142,17 @@ impl World {
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.worker(worker.0).channel.push_back(Message::AskBeat),
+            Action::Measure { worker } => {
+                let Process { memory, taken_in_all: taken, .. } = *self.worker(worker.0);
+                self.events.push_back(Event::Measured { worker, memory: Some(memory), taken });
+            }
+            Action::SlotRests { generation, slot, .. } => self.backoff.rests(generation, slot),
+            Action::SlotRecovered { generation, slot } => self.backoff.recovers(generation, slot, self.now),
+            Action::Recycling { worker, .. } => {
+                let Process { generation, slot, .. } = *self.worker(worker.0);
+                self.backoff.recycled(generation, slot, worker, self.now);
+                self.recycled.push(worker);
+            }
             Action::Ring { worker, on } => {
                 assert_ne!(self.worker(worker.0).rings, on, "only changes of the ring are told");
                 self.worker(worker.0).rings = on;
@@ -156,6 +173,7 @@ impl World {
             }
             Action::Prepare { .. } => self.prepare(),
             Action::ReloadDelayed { .. } | Action::GenerationDrained { .. } => {}
+            Action::StopBegan { .. } | Action::WarnUnclaimed { .. } => {}
             Action::ReloadStarted { generation, .. } => {
                 assert_eq!(self.running_reload, None, "two reloads run");
                 self.running_reload = Some(generation);
@@ -191,8 +209,8 @@ impl World {
     fn prepare(&mut self) {
         let Plan { settings, configured, fails } = self.plan.clone();
         for (&listener, &spread) in &configured {
-            if !self.ports.contains_key(&listener) {
-                self.ports.insert(listener, Port::default());
+            if let Entry::Vacant(free) = self.ports.entry(listener) {
+                free.insert(Port::default());
                 self.events.push_back(Event::ListenerBound { listener, spread, configured: true });
             }
         }
@@ -200,7 +218,8 @@ impl World {
             return self.events.push_back(Event::PrepareFailed { reason: "no such key".to_owned() });
         }
         self.preparing = Some(settings);
-        self.events.push_back(Event::Prepared { settings, configured: configured.into_keys().collect() });
+        self.events
+            .push_back(Event::Prepared { settings: Box::new(settings), configured: configured.into_keys().collect() });
     }
 
     fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {
@@ -214,6 +233,8 @@ impl World {
             rings: false,
             full: false,
             uses: BTreeSet::new(),
+            memory: 0,
+            taken_in_all: 0,
             told: Told::Nothing,
             channel: VecDeque::new(),
             has_beaten: false,
@@ -231,7 +252,9 @@ impl World {
             Told::Nothing => false,
             Told::Activate => matches!(process.told, Told::Nothing | Told::Pause),
             Told::Pause => process.told == Told::Activate,
-            Told::Drain => matches!(process.told, Told::Activate | Told::Pause),
+            // One that came up paused was never activated.
+            Told::Drain => matches!(process.told, Told::Nothing | Told::Activate | Told::Pause),
+            Told::Abort => matches!(process.told, Told::Nothing | Told::Activate | Told::Pause),
             Told::Kill => process.told != Told::Kill,
         };
         assert!(legal, "{worker:?} is told {what:?} after {:?}", process.told);
