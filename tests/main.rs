@@ -20,6 +20,7 @@ mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
 mod reload; // Generations: committed, or rolled back.
 mod signals; // What signals do, to the master and to workers.
+mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
 mod tidy; // Rules for the code itself.
 mod udp; // Datagrams.

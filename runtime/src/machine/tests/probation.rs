@@ -351,3 +351,52 @@ fn memory_of_what_drains_is_measured_only_when_it_is_limited_and_delays_a_reload
     world.pass_millis(1_000);
     assert!(matches!(world.machine.reload(), ReloadView::Running { .. }));
 }
+
+#[test]
+fn worker_that_hangs_on_probation_is_aborted_and_rolls_back() {
+    let care = Care { hang_timeout: Some(Duration::from_secs(1)), ..World::settings().care };
+    let mut world = World::serving_with(Settings { care, ..probation() });
+    world.reload(1);
+    world.all_ready();
+    world.set_mood(3, Mood::Blocked);
+    world.pass_millis(2_000);
+    assert!(world.did(&Action::Abort { worker: WorkerId(3) }));
+    let failure = Failure::Hung { slot: Slot(0), worker: WorkerId(3) };
+    assert_eq!(world.outcome(), Some(&Outcome::RolledBack(failure)));
+    assert_eq!(states(&world)[..2], [(1, "active"), (2, "active")]);
+}
+
+#[test]
+fn worker_that_an_operator_kills_on_probation_is_replaced_and_nothing_is_rolled_back() {
+    let mut world = on_probation();
+    world.feed(Event::KillAsked { worker: WorkerId(3) });
+    world.all_ready();
+    assert_eq!(states(&world)[2..], [(4, "active"), (5, "active")]);
+    assert_eq!(world.outcome(), None);
+}
+
+#[test]
+fn resume_after_a_pause_wakes_the_generation_on_probation_and_not_the_one_before() {
+    let mut world = on_probation();
+    world.feed(Event::PauseAsked);
+    assert!(states(&world).iter().all(|(_, state)| *state == "paused"));
+    world.feed(Event::ResumeAsked);
+    assert_eq!(states(&world), [(1, "paused"), (2, "paused"), (3, "active"), (4, "active")]);
+    let mut world = World::serving_with(rolling());
+    world.reload(1);
+    world.feed(Event::PauseAsked);
+    (4..=5).for_each(|worker| world.ready(worker));
+    world.feed(Event::ResumeAsked);
+    let expected = [(1, "paused"), (2, "paused"), (3, "active"), (4, "active"), (5, "active"), (6, "starting")];
+    assert_eq!(states(&world), expected);
+}
+
+#[test]
+fn rollback_in_a_pause_comes_back_paused() {
+    let mut world = on_probation();
+    world.feed(Event::PauseAsked);
+    world.roll_back(2);
+    assert_eq!(states(&world), [(1, "paused"), (2, "paused"), (3, "draining"), (4, "draining")]);
+    world.feed(Event::ResumeAsked);
+    assert_eq!(states(&world)[..2], [(1, "active"), (2, "active")]);
+}

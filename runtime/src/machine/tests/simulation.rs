@@ -333,12 +333,48 @@ fn random_histories_keep_what_must_hold() {
         Some(seed) => seed..seed + 1,
         None => 0..number("EVERPORT_SIM_HISTORIES").unwrap_or(HISTORIES),
     };
+    let all_of_them = seeds.end - seeds.start >= HISTORIES;
+    let mut rare = [0_usize; RARE];
     for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| History::new(seed).run())) {
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            let mut history = History::new(seed);
+            history.run();
+            history.world.log.iter().filter_map(rarity).for_each(|kind| rare[kind] += 1);
+        }));
+        if let Err(panic) = played {
             // Beside the panic's own message, which the test harness shows too.
             std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("replay with EVERPORT_SIM_SEED={seed}\n"))
                 .expect("standard error");
             resume_unwind(panic);
         }
+    }
+    assert!(!all_of_them || rare.iter().all(|count| *count >= 5), "something hardly ever happened: {rare:?}");
+}
+
+const RARE: usize = 14;
+
+/// The number of an action that only some histories come to.
+fn rarity(action: &Action) -> Option<usize> {
+    match action {
+        Action::SlotRests { .. } => Some(0),
+        Action::SlotRecovered { .. } => Some(1),
+        Action::Recycling { .. } => Some(2),
+        Action::Abort { .. } => Some(3),
+        Action::Pause { .. } => Some(4),
+        Action::ProbationStarted { .. } => Some(5),
+        Action::ReloadDelayed { why: Delay::Generations { .. } } => Some(6),
+        Action::ReloadDelayed { why: Delay::Age { .. } } => Some(7),
+        Action::ReloadDelayed { why: Delay::Memory { .. } } => Some(8),
+        Action::NothingToRollBack { .. } => Some(9),
+        Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::Asked { .. }), retired: Some(_), .. } => Some(10),
+        Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::Crashed { .. }), .. } => Some(11),
+        // A rolling reload that failed half-way.
+        Action::ReloadEnded { outcome: Outcome::RolledBack(_), retired: Some(_), phases, .. }
+            if phases.probation.is_zero() =>
+        {
+            Some(12)
+        }
+        Action::ReloadEnded { outcome: Outcome::Committed, phases, .. } if !phases.probation.is_zero() => Some(13),
+        _ => None,
     }
 }

@@ -167,6 +167,17 @@ impl World {
             }
             Action::Close { connection } => self.close(connection),
             Action::Shutdown { connection } => self.shut_down(connection),
+            Action::Finish { .. } => {
+                assert!(self.workers.is_empty(), "finished with workers");
+                assert!(self.copies.is_empty(), "finished with connections");
+            }
+            _ => self.note_reload(action),
+        }
+    }
+
+    /// What the machine says of reloads and stops.
+    fn note_reload(&mut self, action: &Action) {
+        match *action {
             Action::MeasureDraining { ref workers } => {
                 let bytes = self.memory * workers.len() as u64;
                 self.events.push_back(Event::DrainingMeasured { bytes });
@@ -198,10 +209,7 @@ impl World {
                 }
             }
             Action::NothingToRollBack { ticket } => self.answer(ticket),
-            Action::Finish { .. } => {
-                assert!(self.workers.is_empty(), "finished with workers");
-                assert!(self.copies.is_empty(), "finished with connections");
-            }
+            _ => panic!("nobody carries out {action:?}"),
         }
     }
 
