@@ -13,7 +13,7 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  done as asked
   1  failed: the start, the reload (it was rolled back), or there is no master at the control socket
-  2  bad usage: an argument or a variable that makes no sense";
+  2  bad usage: an argument, a variable or a configuration file that makes no sense";
 
 /// A port that never closes: run a server's workers under a master that replaces them without losing a connection.
 #[derive(Debug, Parser)]

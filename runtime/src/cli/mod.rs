@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | done as asked |
 //! | 1 | failed: the start, the reload (it was rolled back), or there is no master at the control socket |
-//! | 2 | bad usage: an argument or a variable that makes no sense |
+//! | 2 | bad usage: an argument, a variable or a configuration file that makes no sense |
 
 mod arguments;
 mod ask;
