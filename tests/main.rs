@@ -10,14 +10,17 @@ mod cli; // The `everport` command, and every way to start it wrongly.
 mod config; // The configuration file.
 mod control; // The control socket.
 mod crash; // A worker, or the master, is gone from one moment to the next.
+mod daemon; // A master that lives for years: log files, the background, service managers, containers.
 mod drain; // What becomes of work under way.
 mod examples; // The programs that people copy.
+mod foreign; // Programs that know nothing of Everport.
 mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod identity; // What a worker knows and inherits, and what it does not.
 mod listening; // Addresses, options and errors of `bind`.
 mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
+mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
 mod signals; // What signals do, to the master and to workers.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.

@@ -12,7 +12,7 @@ use tokio::runtime::{Handle, Runtime};
 use crate::config::{Origin, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
 use crate::telemetry::Role;
-use crate::{shell, telemetry};
+use crate::{daemon, shell, telemetry};
 
 /// Settings of a master, and the way to become one.
 ///
@@ -178,9 +178,8 @@ impl Builder {
         }
         let threads = thread_count(self.threads)?;
         let worker = Worker::current().map_err(Error::io("adopt", &"what the master left for this worker"))?;
-        let role = if worker.is_managed() { Role::Worker } else { Role::Master };
-        let _flush = telemetry::init(role, |variable| env::var_os(variable))?;
         if worker.is_managed() {
+            let _flush = telemetry::init(Role::Worker, None, |variable| env::var_os(variable))?;
             run_worker(worker, threads, application)
         } else {
             run_master(self.raw.or_surroundings())
@@ -213,10 +212,17 @@ where
     ended.map_err(|error: E| Error::Application(error.into()))
 }
 
-/// Runs the master in this process until it has stopped.
+/// Runs the master until it has stopped: in this process, or, once it serves, in the background.
 pub(crate) fn run_master(given: RawConfig) -> Result<()> {
     let (origin, config) = Origin::read(given)?;
-    shell::run(config, origin)
+    match daemon::take_part(&config)? {
+        daemon::Role::Done => Ok(()),
+        daemon::Role::Master(notice) => {
+            let log_file = config.log_file.as_deref();
+            let _flush = telemetry::init(Role::Master, log_file, |variable| env::var_os(variable))?;
+            shell::run(config, origin, notice)
+        }
+    }
 }
 
 /// A worker's runtime.

@@ -101,7 +101,7 @@ pub(crate) struct Config {
     pub(crate) nice: Option<i32>,
     /// From -1000 to 1000.
     pub(crate) oom_score_adj: Option<i32>,
-    /// The workers' soft limit of descriptors; the hard limit if there is none.
+    /// The workers' soft limit of descriptors, if it is not the one that the master was started with.
     pub(crate) nofile: Option<u64>,
     pub(crate) directory: Option<PathBuf>,
     /// Where workers may read, if that is limited.

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::ConfigError;
+use crate::shell::PrivilegeError;
 
 /// The result of running a master or a worker.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -46,6 +48,18 @@ pub enum Error {
     /// When a worker's application returned an error.
     #[error("the application failed: {0}")]
     Application(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// When workers cannot run as the settings say.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// When the master that was started in the background ended before it served.
+    #[error("the master has not started in the background; its reason stands above")]
+    DaemonFailed,
+    /// When the master that was started in the background neither served nor ended.
+    #[error("the master in the background does not serve after {}", humantime::format_duration(*.after))]
+    DaemonSilent {
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// When the system refused something else.
     #[error("cannot {operation} {object}: {source}")]
     Io {

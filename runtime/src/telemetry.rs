@@ -1,4 +1,4 @@
-//! Where log lines go: to standard error, as text or as JSON.
+//! Where log lines go: to standard error or to a file, as text or as JSON.
 //!
 //! `RUST_LOG` says which (default `info`), `EVERPORT_LOG_FORMAT` how (`text`, the default, or `json`). Workers inherit both.
 //!
@@ -6,14 +6,19 @@
 //! lines; when it falls behind by [`MAX_LINES`], further ones are dropped.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{ConfigError, Problem, quoted};
+use crate::error::Result;
+use crate::log_file::{LogFile, Written};
 
 /// How many lines may wait for the thread that writes them: minutes of a busy master, a few megabytes.
 const MAX_LINES: usize = 16 * 1024;
@@ -35,18 +40,20 @@ pub(crate) struct Flush {
 }
 
 /// Starts logging. A subscriber that the program has set before stays.
-pub(crate) fn init(role: Role, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Flush, ConfigError> {
+/// A `log_file` is the master's alone.
+pub(crate) fn init(role: Role, log_file: Option<&Path>, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Flush> {
     let format = format(lookup("EVERPORT_LOG_FORMAT"))?;
     let filter = filter(lookup("RUST_LOG"))?;
     let no_colour = lookup("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colours = !no_colour && io::stderr().is_terminal();
+    let colours = log_file.is_none() && !no_colour && io::stderr().is_terminal();
+    *target() = log_file.map(LogFile::open).transpose()?;
     let (writer, guard) = match role {
         Role::Master => {
             let (writer, guard) = NonBlockingBuilder::default()
                 .buffered_lines_limit(MAX_LINES)
                 .lossy(true)
                 .thread_name("everport-log")
-                .finish(io::stderr());
+                .finish(Target);
             (BoxMakeWriter::new(writer), Some(guard))
         }
         Role::Worker => (BoxMakeWriter::new(io::stderr), None),
@@ -54,11 +61,48 @@ pub(crate) fn init(role: Role, lookup: impl Fn(&str) -> Option<OsString>) -> Res
     // A line that cannot be written is lost: to complain on standard error would fail as well, and panic.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     // The only failure is that there is a subscriber already: the program's own choice.
-    let _: Result<(), _> = match format {
+    let _: std::result::Result<(), _> = match format {
         Format::Text => subscriber.with_ansi(colours).try_init(),
         Format::Json => subscriber.json().flatten_event(true).try_init(),
     };
     Ok(Flush { _guard: guard })
+}
+
+/// Opens the log file again, if there is one.
+pub(crate) fn reopen() -> Option<(PathBuf, Result<()>)> {
+    target().as_mut().map(|file| (file.path().to_owned(), file.reopen()))
+}
+
+/// The log file of this process, as there is one log. None: standard error.
+static TARGET: Mutex<Option<LogFile>> = Mutex::new(None);
+
+fn target() -> MutexGuard<'static, Option<LogFile>> {
+    TARGET.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the thread of the log writes to: each write is one line.
+#[derive(Debug)]
+struct Target;
+
+impl Write for Target {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut target = target();
+        let Some(file) = target.as_mut() else { return io::stderr().write(line) };
+        match file.append(line) {
+            Written::Whole | Written::Dropped => {}
+            // It waits in the queue until this line is done.
+            Written::Again { lost } => warn!(path = %file.path().display(), lost, "log file written again"),
+            Written::Failed(error) => {
+                // There is no other place to say it, and if this one is gone too, nobody listens.
+                let _ = writeln!(io::stderr(), "everport: cannot write the log file {:?}: {error}", file.path());
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +111,7 @@ enum Format {
     Json,
 }
 
-fn format(given: Option<OsString>) -> Result<Format, ConfigError> {
+fn format(given: Option<OsString>) -> std::result::Result<Format, ConfigError> {
     let Some(text) = given else {
         return Ok(Format::Text);
     };
@@ -78,7 +122,7 @@ fn format(given: Option<OsString>) -> Result<Format, ConfigError> {
     }
 }
 
-fn filter(given: Option<OsString>) -> Result<EnvFilter, ConfigError> {
+fn filter(given: Option<OsString>) -> std::result::Result<EnvFilter, ConfigError> {
     let text = given.unwrap_or_default();
     let wrong = |problem| ConfigError::named("RUST_LOG", quoted(&text), problem);
     let directives = text.to_str().ok_or_else(|| wrong(Problem::NotUtf8))?;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::clock::{PATIENCE, soon};
 
@@ -38,13 +38,6 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 /// Whether a process is there and no zombie.
 pub(crate) fn lives(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
-}
-
-/// Lets a process open this many descriptors from now on.
-pub(crate) fn allow_descriptors(pid: u32, most: u64) {
-    let limits = Rlimit { current: Some(most), maximum: rustix::process::getrlimit(Resource::Nofile).maximum };
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
-    rustix::process::prlimit(pid, Resource::Nofile, limits).expect("it is our own process");
 }
 
 /// How many descriptors a process has open.
@@ -79,6 +72,14 @@ fn listening(address: SocketAddr) -> Vec<Listening> {
     };
     let text = fs::read_to_string(table).expect("the kernel's table of sockets");
     text.lines().skip(1).filter_map(read).collect()
+}
+
+/// How nice a process is.
+pub(crate) fn nice(pid: u32) -> i64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a living process");
+    // Field 19, counted from the one behind the name, which is field 3.
+    let fields = text.rsplit_once(')').expect("a name").1;
+    fields.split_whitespace().nth(16).and_then(|nice| nice.parse().ok()).expect("a number")
 }
 
 /// Waits until a process has gone or is a zombie.

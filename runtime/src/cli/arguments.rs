@@ -61,6 +61,15 @@ pub(super) enum Command {
         #[command(flatten)]
         control: ControlArguments,
     },
+    /// Open the log files again, after they were moved away.
+    #[command(after_help = EXIT_CODES)]
+    Reopen {
+        #[command(flatten)]
+        control: ControlArguments,
+    },
+    /// Print a systemd unit that starts what `everport run` with the same arguments would.
+    #[command(after_help = EXIT_CODES)]
+    Unit(RunArguments),
     /// Drain the workers and end the master, and wait until it has gone.
     #[command(after_help = EXIT_CODES)]
     Stop {

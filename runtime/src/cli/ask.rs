@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::{Failure, print, table};
 use crate::control::client::Connection;
-use crate::control::protocol::{Begun, ReloadOutcome, ReloadRecord, Status, Stopping};
+use crate::control::protocol::{Begun, ReloadOutcome, ReloadRecord, Reopened, Status, Stopping};
 
 /// Longer than the master's own patience with its loop, so that its reason arrives first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,6 +54,17 @@ pub(super) fn status(control: &Path, json: bool) -> Result<(), Failure> {
         return print(&[&answer.body[..], b"\n"].concat());
     }
     print(table::status(&status).as_bytes())
+}
+
+/// Opens the log files again.
+pub(super) fn reopen(control: &Path) -> Result<(), Failure> {
+    let answer = Connection::open(control)?.ask(Method::POST, "/reopen", Some(PATIENCE))?;
+    let reopened: Reopened = answer.read(&[StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR])?;
+    print(reopened.files.iter().map(|file| format!("reopened: {file}\n")).collect::<String>().as_bytes())?;
+    match reopened.failures {
+        reasons if reasons.is_empty() => Ok(()),
+        reasons => Err(Failure::NotReopened { reasons }),
+    }
 }
 
 /// Stops the master and waits until its process has gone.

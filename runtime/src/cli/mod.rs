@@ -11,6 +11,7 @@ mod ask;
 mod check;
 mod orders;
 mod table;
+mod unit;
 mod workers;
 
 use std::env;
@@ -26,10 +27,9 @@ use clap::error::ErrorKind;
 
 use self::arguments::{Arguments, Command, ControlArguments};
 use crate::builder::run_master;
-use crate::config::{ConfigError, RawConfig, Setting, Source, control_path};
+use crate::config::{Config, ConfigError, RawConfig, Setting, Source, control_path};
 use crate::control::client::AskError;
 use crate::error::Error;
-use crate::telemetry::{self, Role};
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
@@ -81,16 +81,25 @@ const BAD_USAGE: u8 = 2;
 
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(run) => {
-            let _flush = telemetry::init(Role::Master, variable)?;
-            Ok(run_master(run.into_raw().or_surroundings())?)
-        }
+        Command::Run(run) => Ok(run_master(run.into_raw().or_surroundings())?),
         Command::Check { json, run } => check::check(run.into_raw(), json),
         Command::Reload { no_wait: false, control } => ask::reload(&control_socket(control)?),
         Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
         Command::Rollback { control } => ask::rollback(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
         Command::Order(order) => orders::give(order),
+        Command::Reopen { control } => ask::reopen(&control_socket(control)?),
+        Command::Unit(run) => {
+            let config: Config = run.into_raw().or_surroundings().or_file()?.try_into()?;
+            if config.daemon {
+                return Err(Failure::UnitOfDaemon);
+            }
+            let here = env::current_dir().map_err(Error::io("find", &"the working directory"))?;
+            let own = env::current_exe().map_err(Error::io("find", &"this program's own file"))?;
+            let arguments: Vec<OsString> = env::args_os().skip(2).collect();
+            let origin = unit::Origin { executable: &own, arguments: &arguments, directory: &here };
+            print(unit::unit(&config, &origin, variable).as_bytes())
+        }
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }
@@ -102,6 +111,10 @@ enum Failure {
     Master(#[from] Error),
     #[error("no control socket: name it by --control or EVERPORT_CONTROL, or as control in the configuration file")]
     NoControl,
+    #[error("a service manager keeps the master in the background itself: leave --daemon out")]
+    UnitOfDaemon,
+    #[error("not opened again: {}", reasons.join("; "))]
+    NotReopened { reasons: Vec<String> },
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error("rolled back: generation {generation}: {reason}")]
@@ -117,7 +130,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Master(Error::Config(_)) | Self::NoControl => BAD_USAGE,
+            Self::Master(Error::Config(_)) | Self::NoControl | Self::UnitOfDaemon => BAD_USAGE,
             _ => FAILED,
         }
     }
@@ -158,7 +171,6 @@ fn print(text: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     fn wrong_workers() -> ConfigError {
         let mut raw = RawConfig::embedded();

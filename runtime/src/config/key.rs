@@ -3,6 +3,7 @@
 //! Invariant: the table is in the order of [`Setting`], so that a setting finds its row by its number.
 
 use super::raw::Source;
+use crate::daemon::STAGE;
 
 /// One thing that can be set, by whichever name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,7 +144,16 @@ impl Setting {
 /// Variables of the master's environment that its workers do not get: a master inside a worker must not fight for the same
 /// files, and systemd's sockets and notifications are the master's alone. `EVERPORT_LOG_FORMAT` and `RUST_LOG` do pass on.
 pub(crate) fn master_environment() -> impl Iterator<Item = String> {
-    let others = ["EVERPORT_CONFIG", "NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+    let others = [
+        "EVERPORT_CONFIG",
+        STAGE,
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+    ];
     KEYS.iter().map(|key| key.setting.variable()).chain(others.map(str::to_owned))
 }
 
@@ -195,13 +205,13 @@ pub(crate) const KEYS: [Key; 40] = {
             Value("rr"),
             "How connections are spread over the workers: rr or none",
         )),
-        key(
+        of_master(key(
             S::Protocol,
             "protocol",
             (Kind::Text, "everport|listen-fds"),
             Value("everport"),
             "How the program gets its listeners: everport, or listen-fds for one that knows nothing of Everport",
-        ),
+        )),
         key(
             S::Ready,
             "ready",
@@ -327,7 +337,7 @@ pub(crate) const KEYS: [Key; 40] = {
             S::Nofile,
             "nofile",
             NUMBER,
-            Words("the hard limit"),
+            Words("the soft limit that the master was started with"),
             "How many descriptors a worker may have: the soft limit NOFILE",
         ),
         key(

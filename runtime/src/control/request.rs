@@ -9,7 +9,7 @@ use everport_handoff::id::WorkerId;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{AskedBy, Begun, Killing, Pausing, ReloadRecord, Scaled, Status, Stopping};
+use super::protocol::{AskedBy, Begun, Killing, Pausing, ReloadRecord, Reopened, Scaled, Status, Stopping};
 use crate::machine::Scale;
 
 /// Who asks, as the kernel knows it.
@@ -33,6 +33,8 @@ pub(crate) enum Request {
     Status { answer: oneshot::Sender<Status> },
     /// Reload, and answer with the outcome.
     Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
+    /// Open the log files again, and answer when that is done.
+    Reopen { client: Client, answer: oneshot::Sender<Reopened> },
     /// Reload, and answer at once with what has begun.
     BeginReload { client: Client, answer: oneshot::Sender<Begun> },
     /// Roll the reload under way back, and answer with its record; with nothing if there is none.

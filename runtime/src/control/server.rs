@@ -178,12 +178,13 @@ pub(super) struct Caller {
 }
 
 /// What can be asked for.
-const PATHS: &str = "GET /status, POST /reload, /rollback, /stop, /scale, /pause, /resume or /kill";
+const PATHS: &str = "GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume or /kill";
 
 fn router(caller: Caller) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/reload", post(reload))
+        .route("/reopen", post(reopen))
         .route("/rollback", post(rollback))
         .route("/stop", post(stop))
         .route("/scale", post(orders::scale))
@@ -228,6 +229,14 @@ async fn reload(State(caller): State<Caller>, query: Result<Query<ReloadQuery>, 
     respond(record, |record| match record.outcome {
         ReloadOutcome::Committed => StatusCode::OK,
         ReloadOutcome::RolledBack => StatusCode::CONFLICT,
+    })
+}
+
+async fn reopen(State(caller): State<Caller>) -> Response {
+    let asked = caller.asker.ask(|answer| Request::Reopen { client: caller.client, answer });
+    respond(soon(asked, caller.limits.answer).await, |reopened| match reopened.failures[..] {
+        [] => StatusCode::OK,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     })
 }
 

@@ -11,6 +11,7 @@
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
 //! - `watchdog`: which worker hangs;
 //! - `recycling`: which worker has served enough, and when its turn comes to be replaced;
+//! - `evidence`: when a program that knows nothing of Everport is ready;
 //! - `orders`: scaling, and the pause;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
@@ -18,6 +19,7 @@
 
 mod budget;
 mod clearing;
+mod evidence;
 mod generation;
 mod lifecycle;
 mod listeners;
@@ -38,6 +40,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 pub(crate) use self::budget::Delay;
+pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
 pub(crate) use self::generation::GenerationState;
 pub(crate) use self::master::Machine;
 pub(crate) use self::orders::Scale;

@@ -5,22 +5,30 @@
 //!
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
+mod announce;
 mod audit;
 mod clock;
 mod connections;
 mod effects;
+mod foreign;
 mod link;
 mod listeners;
+mod manager;
 mod measure;
 mod operator;
+mod orphans;
 mod pin;
 mod plan;
 mod poller;
+mod privileges;
 mod process;
 mod records;
+mod reopening;
 mod signals;
 mod sources;
 mod status;
+mod surroundings;
+mod worker_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -31,16 +39,22 @@ use tracing::info;
 
 use self::audit::Audit;
 use self::connections::Connections;
+use self::foreign::Foreigners;
 use self::link::Link;
 use self::listeners::Listeners;
-use self::plan::Next;
+use self::manager::Manager;
+use self::plan::{Plan, Plans};
 use self::poller::{Poller, Source};
+pub use self::privileges::PrivilegeError;
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
+use self::surroundings::Output;
 use crate::config::{Config, Origin};
+use crate::control::protocol::MasterState;
 use crate::control::request::Requests;
 use crate::control::server::Server;
+use crate::daemon::Notice;
 use crate::error::{Error, Result};
 use crate::machine::{Action, Event, Failure, Machine};
 use crate::pid_file::PidFile;
@@ -48,9 +62,9 @@ use crate::pid_file::PidFile;
 /// How long to wait before sending again what found no room for descriptors under way: the workers take theirs in less.
 const STARVED_RETRY: Duration = Duration::from_millis(100);
 
-/// Runs the master until it is told to stop. Called in the master, on its main thread.
-pub(crate) fn run(config: Config, origin: Origin) -> Result<()> {
-    let mut shell = Shell::start(config, origin)?;
+/// Runs the master until it is told to stop, and gives notice when it serves. Called in the master, on its main thread.
+pub(crate) fn run(config: Config, origin: Origin, notice: Option<Notice>) -> Result<()> {
+    let mut shell = Shell::start(config, origin, notice)?;
     let ended = shell.run();
     info!("master stopped");
     ended
@@ -58,17 +72,24 @@ pub(crate) fn run(config: Config, origin: Origin) -> Result<()> {
 
 /// Everything that the master owns.
 struct Shell {
-    /// What the active generation was started with.
-    config: Config,
-    launcher: Launcher,
     origin: Origin,
-    /// What the generation of the reload under way is started with.
-    next: Option<Next>,
+    plans: Plans,
     machine: Machine,
+    output: Output,
+    manager: Manager,
+    /// To be given once, when the first generation serves.
+    notice: Option<Notice>,
+    /// The state of which the outside was told last.
+    announced: MasterState,
+    /// Whether something has happened that the outside may want to know.
+    has_news: bool,
+    adopts_orphans: bool,
     poller: Poller,
     listeners: Listeners,
     connections: Connections,
     links: HashMap<WorkerId, Link>,
+    /// The workers that have no link.
+    foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
     /// Links that found no room for descriptors under way; tried again after a moment.
@@ -84,40 +105,53 @@ struct Shell {
 
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
-    fn start(config: Config, mut origin: Origin) -> Result<Self> {
+    fn start(config: Config, mut origin: Origin, notice: Option<Notice>) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
-        let launcher = Launcher::new(&config)?;
+        let soft = privileges::raise_nofile().map_err(Error::io("raise", &"the limit of descriptors"))?;
+        let launcher = Launcher::new(&config, soft)?;
         origin.anchor(launcher.directory());
+        let output = Output::start(&config)?;
+        let manager = Manager::from_env().map_err(Error::io("reach", &"the service manager of NOTIFY_SOCKET"))?;
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
+        let foreigners = Foreigners::new(&config).map_err(Error::io("make", &"the socket for READY=1"))?;
         let mut shell = Self {
             machine: Machine::new(plan::settings(&config)),
-            launcher,
             origin,
-            next: None,
+            output,
+            manager,
+            notice,
+            announced: MasterState::Starting,
+            has_news: true,
+            adopts_orphans: orphans::come_to_us(),
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
+            foreigners,
             staged: Vec::new(),
             starved: BTreeSet::new(),
             records: Records::new(Audit::new(config.audit_file.clone())),
             events: VecDeque::new(),
             end: None,
             _pid_file: pid_file,
-            config,
+            plans: Plans::new(Plan { config, launcher, configured: Vec::new() }),
             poller,
             signals,
             control,
         };
         shell.watch_own_sources().map_err(|errno| Error::io("watch", &"signals and control")(errno.into()))?;
-        shell.bind_configured(&shell.config.listen.clone())?;
+        let listen = shell.plans.active().config.listen.clone();
+        shell.plans.active_mut().configured = shell.bind_configured(&listen)?;
         Ok(shell)
     }
 
     fn watch_own_sources(&self) -> nix::Result<()> {
         self.poller.add(&self.signals, Source::Signals)?;
+        if let Some(notices) = self.foreigners.notices() {
+            self.poller.add(notices, Source::Notices)?;
+        }
         match &self.control {
             Some((_, requests)) => self.poller.add(requests, Source::Control),
             None => Ok(()),
@@ -125,7 +159,7 @@ impl Shell {
     }
 
     fn run(&mut self) -> Result<()> {
-        let (workers, policy) = (self.config.workers.get(), self.config.policy);
+        let (workers, policy) = (self.plans.active().config.workers.get(), self.plans.active().config.policy);
         info!(pid = std::process::id(), workers, %policy, "master started");
         self.note(Event::Started);
         self.pump();
@@ -141,12 +175,18 @@ impl Shell {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
         let retry = (!self.starved.is_empty()).then(|| clock::now() + STARVED_RETRY);
-        let wait = self.poller.wait(self.machine.next_deadline().into_iter().chain(retry).min());
+        let look = self.foreigners.next_look();
+        let deadlines = [self.machine.next_deadline(), retry, look, self.manager.next_deadline()];
+        let wait = self.poller.wait(deadlines.into_iter().flatten().min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }
         let due = |deadline: Instant| deadline <= clock::now();
+        if look.is_some_and(due) {
+            self.look_at_foreigners();
+            self.pump();
+        }
         if retry.is_some_and(due) {
             for worker in std::mem::take(&mut self.starved) {
                 self.use_room(worker);
@@ -159,6 +199,7 @@ impl Shell {
             self.pump();
         }
         self.send_offers();
+        self.announce_state();
         Ok(())
     }
 
@@ -173,6 +214,7 @@ impl Shell {
         while let Some(event) = self.events.pop_front() {
             self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
+                self.has_news |= !announce::is_traffic(&action);
                 self.carry_out(action);
             }
         }

@@ -3,6 +3,7 @@
 //! The settings are read again for every reload. A generation keeps its own to its end, and so do those of the master
 //! itself, which only a new master can change.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 
 use everport_handoff::board;
@@ -27,59 +28,91 @@ const CREDIT: usize = 16;
 /// worker of a large machine supplied between two turns of the loop.
 const QUEUE: usize = 64;
 
-/// What the generation of the reload under way is started with.
+/// What one generation is started with.
 #[derive(Debug)]
-pub(super) struct Next {
-    generation: Generation,
-    config: Config,
-    launcher: Launcher,
+pub(super) struct Plan {
+    pub(super) config: Config,
+    pub(super) launcher: Launcher,
+    /// The listeners that its settings name, in their order.
+    pub(super) configured: Vec<ListenerId>,
+}
+
+/// The plans of the generations that workers may yet be started for.
+#[derive(Debug)]
+pub(super) struct Plans {
+    active: Plan,
+    /// Of the generation of the reload under way.
+    next: Option<(Generation, Plan)>,
+}
+
+impl Plans {
+    pub(super) fn new(active: Plan) -> Self {
+        Self { active, next: None }
+    }
+
+    /// What the active generation was started with.
+    pub(super) fn active(&self) -> &Plan {
+        &self.active
+    }
+
+    pub(super) fn active_mut(&mut self) -> &mut Plan {
+        &mut self.active
+    }
+
+    /// What this generation is started with.
+    pub(super) fn of(&self, generation: Generation) -> &Plan {
+        match &self.next {
+            Some((next, plan)) if *next == generation => plan,
+            _ => &self.active,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, generation: Generation) -> &mut Plan {
+        match &mut self.next {
+            Some((next, plan)) if *next == generation => plan,
+            _ => &mut self.active,
+        }
+    }
+
+    /// The reload that started this generation has ended.
+    pub(super) fn reload_ended(&mut self, generation: Generation, committed: bool) {
+        let next = self.next.take_if(|(next, _)| *next == generation);
+        if let (Some((_, plan)), true) = (next, committed) {
+            self.active = plan;
+        }
+    }
+
+    /// Forgets what all generations but these were started from.
+    pub(super) fn keep_pins(&mut self, generations: &BTreeSet<Generation>) {
+        self.active.launcher.keep_pins(generations);
+        if let Some((_, plan)) = &mut self.next {
+            plan.launcher.keep_pins(generations);
+        }
+    }
 }
 
 impl Shell {
     /// Answers the machine that wants to start a generation.
     pub(super) fn prepare(&mut self, generation: Generation) {
-        match self.try_prepare(generation) {
-            Ok((next, configured)) => {
-                let settings = Box::new(settings(&next.config));
-                self.next = Some(next);
+        match self.plan() {
+            Ok(plan) => {
+                let (settings, configured) = (Box::new(settings(&plan.config)), plan.configured.clone());
+                self.plans.next = Some((generation, plan));
                 self.note(Event::Prepared { settings, configured });
             }
             Err(error) => self.note(Event::PrepareFailed { reason: error.to_string() }),
         }
     }
 
-    fn try_prepare(&mut self, generation: Generation) -> Result<(Next, Vec<ListenerId>)> {
+    /// What a generation that starts now is started with.
+    fn plan(&mut self) -> Result<Plan> {
         let (config, late) = self.origin.read_again()?;
         for key in late {
             warn!(key, "setting changed; it counts from the next start of the master on");
         }
-        let launcher = self.launcher.renewed(&config);
+        let launcher = self.plans.active.launcher.renewed(&config)?;
         let configured = self.bind_configured(&config.listen)?;
-        Ok((Next { generation, config, launcher }, configured))
-    }
-
-    /// The reload that started this generation has ended.
-    pub(super) fn adopt(&mut self, generation: Generation, committed: bool) {
-        let next = self.next.take_if(|next| next.generation == generation);
-        if let (Some(next), true) = (next, committed) {
-            (self.config, self.launcher) = (next.config, next.launcher);
-        }
-    }
-
-    /// What this generation was started with.
-    pub(super) fn config_of(&self, generation: Generation) -> &Config {
-        match &self.next {
-            Some(next) if next.generation == generation => &next.config,
-            _ => &self.config,
-        }
-    }
-
-    /// What the workers of this generation run.
-    pub(super) fn launcher_of(&mut self, generation: Generation) -> &mut Launcher {
-        match &mut self.next {
-            Some(next) if next.generation == generation => &mut next.launcher,
-            _ => &mut self.launcher,
-        }
+        Ok(Plan { config, launcher, configured })
     }
 }
 

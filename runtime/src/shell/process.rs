@@ -12,15 +12,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use everport_handoff::bootstrap::{Identity, Inherited};
 use everport_handoff::id::Generation;
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::pin::Pin;
-use crate::config::{Config, Program, master_environment};
+use super::surroundings::{Output, Surroundings};
+use crate::config::{Config, Program};
 use crate::error::{Error, Result};
 use crate::machine::Exit;
 
@@ -30,9 +30,8 @@ use crate::machine::Exit;
 pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
-    directory: PathBuf,
-    /// Variables that the workers get beside the master's own.
-    env: BTreeMap<String, String>,
+    surroundings: Surroundings,
+    start: Start,
     /// What the generations that have not gone were started from.
     pins: BTreeMap<Generation, Pins>,
 }
@@ -44,41 +43,63 @@ struct Pins {
     directory: Pin,
 }
 
+/// What was so when the master was started, and stays so for every generation.
+#[derive(Clone, Debug)]
+struct Start {
+    /// The working directory, as it was given.
+    directory: PathBuf,
+    soft_nofile: Option<u64>,
+}
+
 impl Launcher {
     /// Notes what was given and from where, at the start of the master.
     ///
     /// # Errors
     ///
-    /// The working directory is gone, or there is no such program.
-    pub(crate) fn new(config: &Config) -> Result<Self> {
+    /// The working directory is gone, there is no such program, or workers cannot have such privileges.
+    pub(crate) fn new(config: &Config, soft_nofile: Option<u64>) -> Result<Self> {
         let directory = directory_as_given().map_err(Error::io("find", &"the working directory"))?;
+        let start = Start { directory, soft_nofile };
+        Self::make(config, start, |directory| {
+            let program = itself_as_given(directory).map_err(Error::io("find", &"this program's own file"))?;
+            Ok((program, env::args_os().skip(1).collect()))
+        })
+    }
+
+    /// Starts workers as other settings say, from where this one does.
+    ///
+    /// # Errors
+    ///
+    /// There is no such program, or workers cannot have such privileges.
+    pub(crate) fn renewed(&self, config: &Config) -> Result<Self> {
+        Self::make(config, self.start.clone(), |_| Ok((self.program.clone(), self.arguments.clone())))
+    }
+
+    fn make(
+        config: &Config,
+        start: Start,
+        itself: impl FnOnce(&Path) -> Result<(OsString, Vec<OsString>)>,
+    ) -> Result<Self> {
+        let directory = &start.directory;
         let (program, arguments) = match &config.program {
-            Program::Embedded => {
-                let program = itself_as_given(&directory).map_err(Error::io("find", &"this program's own file"))?;
-                (program, env::args_os().skip(1).collect())
-            }
+            Program::Embedded => itself(directory)?,
             Program::Command { program, arguments } => {
                 let named = format!("the program {program:?}");
-                find(program, &directory).map_err(Error::io("run", &named))?;
-                (program.clone(), arguments.clone())
+                find(program, directory).map_err(Error::io("run", &named))?;
+                // In whatever directory the workers are to run, the name is meant here.
+                let is_path = program.as_encoded_bytes().contains(&b'/');
+                let moves = is_path && config.directory.is_some();
+                let program = if moves { directory.join(program).into() } else { program.clone() };
+                (program, arguments.clone())
             }
         };
-        Ok(Self { program, arguments, directory, env: config.env.clone(), pins: BTreeMap::new() })
+        let surroundings = Surroundings::new(config, directory, start.soft_nofile)?;
+        Ok(Self { program, arguments, surroundings, start, pins: BTreeMap::new() })
     }
 
     /// The master's working directory, as it was given.
     pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Starts workers as other settings say, from where this one does.
-    pub(crate) fn renewed(&self, config: &Config) -> Self {
-        let (program, arguments) = match &config.program {
-            Program::Embedded => (self.program.clone(), self.arguments.clone()),
-            Program::Command { program, arguments } => (program.clone(), arguments.clone()),
-        };
-        let (directory, env) = (self.directory.clone(), config.env.clone());
-        Self { program, arguments, directory, env, pins: BTreeMap::new() }
+        &self.start.directory
     }
 
     /// The program as it was given.
@@ -86,23 +107,30 @@ impl Launcher {
         Path::new(&self.program)
     }
 
-    /// Starts one worker, in its own process group, with /dev/null as its standard input.
+    /// What the workers find around them.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    /// Starts one worker, in its own process group. `endow` gives it what it inherits, and is told the program's name.
     ///
     /// # Errors
     ///
-    /// What fork or exec answered, exec's too.
-    pub(crate) fn spawn(&mut self, identity: Identity, inherited: &Inherited) -> io::Result<Process> {
-        let pins = self.pins(identity.generation)?;
+    /// What fork or exec answered, or the step between the two that failed.
+    pub(super) fn spawn(
+        &mut self,
+        generation: Generation,
+        endow: impl FnOnce(&mut Command, &OsStr) -> io::Result<()>,
+        output: &Output,
+    ) -> io::Result<Process> {
+        let pins = self.pins(generation)?;
         let (program, directory) = (pins.program.path(), pins.directory.path());
         let mut command = Command::new(program);
-        command.arg0(&self.program).args(&self.arguments).current_dir(directory).stdin(Stdio::null()).process_group(0);
-        for variable in master_environment() {
-            command.env_remove(variable);
-        }
-        command.envs(&self.env);
-        inherited.pass_to(&mut command, identity)?;
+        command.arg0(&self.program).args(&self.arguments).process_group(0);
+        let report = self.surroundings.give_to(&mut command, &directory, output)?;
+        endow(&mut command, &self.program)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
-        let mut child = command.spawn()?;
+        let mut child = command.spawn().map_err(|error| report.explain(error))?;
         let pid = Pid::from_child(&child);
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Process { pid, pidfd }),
@@ -124,8 +152,8 @@ impl Launcher {
         match self.pins.entry(generation) {
             Entry::Occupied(pinned) => Ok(pinned.into_mut()),
             Entry::Vacant(free) => {
-                let program = Pin::program(find(&self.program, &self.directory)?)?;
-                let directory = Pin::directory(self.directory.clone())?;
+                let program = Pin::program(find(&self.program, self.surroundings.directory())?)?;
+                let directory = Pin::directory(self.surroundings.directory().to_owned())?;
                 Ok(free.insert(Pins { program, directory }))
             }
         }
@@ -155,6 +183,14 @@ impl Process {
     pub(crate) fn abort(&self) {
         // It fails only when there is nobody left to abort.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::ABORT);
+    }
+
+    /// Sends a signal to the process alone.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        if let Some(signal) = Signal::from_named_raw(signal as i32) {
+            // It fails only when there is nobody left to signal.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        }
     }
 
     /// Waits for the end of a process that was killed.

@@ -7,7 +7,8 @@
 //! | QUIT | stop at once |
 //! | TTIN, TTOU | one worker more, one less |
 //! | WINCH | pause: the workers take no connections until `everport resume` |
-//! | USR1, USR2 | logs that it is not supported yet |
+//! | USR1 | opens the log files again |
+//! | USR2 | logs that it is not supported yet |
 //!
 //! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept. PIPE is
 //! caught because sending descriptors to a worker that has just gone raises it, and a program may have given it back its
@@ -51,6 +52,8 @@ pub(crate) enum Order {
     Scale { signal: &'static str, to: Scale },
     /// No connections for now.
     Pause { signal: &'static str },
+    /// Opening the log files again.
+    Reopen,
     /// Something that this version cannot do.
     Unsupported { signal: &'static str },
 }
@@ -117,7 +120,7 @@ fn order(origin: &Origin, terminal: Terminal) -> Option<Order> {
         SIGTERM => Some(Order::Stop { signal: "TERM", at_once: false }),
         SIGINT => Some(Order::Stop { signal: "INT", at_once: false }),
         SIGQUIT => Some(Order::Stop { signal: "QUIT", at_once: true }),
-        SIGUSR1 => unsupported("USR1"),
+        SIGUSR1 => Some(Order::Reopen),
         SIGUSR2 => unsupported("USR2"),
         SIGTTIN if sent => Some(Order::Scale { signal: "TTIN", to: Scale::Up(1) }),
         SIGTTOU if sent => Some(Order::Scale { signal: "TTOU", to: Scale::Down(1) }),

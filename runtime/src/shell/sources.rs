@@ -8,15 +8,17 @@ use everport_handoff::bootstrap::Identity;
 use everport_handoff::channel::{ReceiveError, Received};
 use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{self, ListenFailure, ToMaster, ToWorker};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::Shell;
 use super::link::{Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
+use super::process::Process;
 use super::records::Answer;
 use super::signals::Order as SignalOrder;
+use super::{Shell, orphans};
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::{Client, Request};
@@ -48,9 +50,13 @@ impl Shell {
                 }
                 self.hear(worker, MAX_MESSAGES);
             }
-            Source::Process(worker) => self.bury(worker),
+            Source::Process(worker) => {
+                self.bury(worker);
+                self.bury_foreign(worker);
+            }
             Source::Signals => self.obey_signals(),
             Source::Control => self.answer_control(),
+            Source::Notices => self.hear_notices(),
         }
     }
 
@@ -247,7 +253,7 @@ impl Shell {
         let generation = link.identity.generation;
         link.talk = Talk::Agreed;
         let fd = link.bell_copy.take();
-        let config = self.config_of(generation);
+        let config = &self.plans.of(generation).config;
         let message = ToWorker::Welcome {
             version,
             manual_ready: config.readiness == Readiness::Manual,
@@ -258,7 +264,7 @@ impl Shell {
     }
 
     fn listen(&mut self, worker: WorkerId, request: u32, address: &str, index: u32) {
-        match self.find_or_bind(address, index) {
+        match self.find_or_bind(worker, address, index) {
             Ok(listener) => self.note(Event::ListenAsked { worker, request: RequestId(request), listener }),
             Err(failure) => {
                 if let Some(link) = self.links.get_mut(&worker)
@@ -271,7 +277,12 @@ impl Shell {
         }
     }
 
-    fn find_or_bind(&mut self, address: &str, index: u32) -> std::result::Result<ListenerId, ListenFailure> {
+    fn find_or_bind(
+        &mut self,
+        worker: WorkerId,
+        address: &str,
+        index: u32,
+    ) -> std::result::Result<ListenerId, ListenFailure> {
         let refuse = |reason: String| ListenFailure { errno: None, reason };
         let address: ListenAddress = address.parse().map_err(|error| refuse(format!("{error}")))?;
         if address.host_port().is_some() {
@@ -279,6 +290,13 @@ impl Shell {
         }
         if let Some(listener) = self.listeners.find(&address, index) {
             return Ok(listener);
+        }
+        let generation = self.links.get(&worker).map(|link| link.identity.generation);
+        let plan = generation.map_or(self.plans.active(), |generation| self.plans.of(generation));
+        if plan.launcher.surroundings().is_other_user() {
+            let reason =
+                format!("bind {address}: workers of another user may listen where the configuration says only");
+            return Err(ListenFailure { errno: Some(Errno::ACCESS.raw_os_error()), reason });
         }
         if self.listeners.len() >= MAX_LISTENERS {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
@@ -319,6 +337,17 @@ impl Shell {
             self.records.exited(link, view, pid, exit, retired);
         }
         self.note(Event::WorkerExited { worker, exit });
+        // Behind this one others may have waited to be reaped.
+        self.reap_orphans();
+    }
+
+    /// Reaps the dead that are nobody's, if they come to this process.
+    fn reap_orphans(&self) {
+        if self.adopts_orphans {
+            let linked = self.links.values().filter_map(|link| link.process.as_ref());
+            let workers: Vec<i32> = linked.chain(self.foreigners.processes()).map(Process::pid).collect();
+            orphans::reap(|pid| workers.contains(&pid));
+        }
     }
 
     fn obey_signals(&mut self) {
@@ -335,11 +364,13 @@ impl Shell {
                 }
                 SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
                 SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
+                SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
             self.pump();
         }
+        self.reap_orphans();
     }
 
     fn reload(&mut self, by: AskedBy, answer: Answer) {
@@ -371,8 +402,13 @@ impl Shell {
                     let ticket = self.records.asked_to_roll_back(client.into(), answer);
                     self.note(Event::RollbackAsked { ticket });
                 }
+                Request::Reopen { client, answer } => {
+                    info!(pid = client.pid, uid = client.uid, "reopen asked");
+                    self.reopen(Some(answer));
+                }
                 Request::Stop { client, at_once, answer } => {
-                    let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+                    let drain_timeout_ms =
+                        u64::try_from(self.plans.active().config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
                     let _ = answer.send(Stopping { at_once, drain_timeout_ms });
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });

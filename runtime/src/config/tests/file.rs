@@ -36,13 +36,10 @@ fn every_key_can_come_from_a_file() {
         program = ["./server", "--flag"]
         workers = 4
         policy = "none"
-        protocol = "listen-fds"
         ready = "manual"
         ready_timeout = "5s"
-        ready_after = "1s"
         drain_timeout = "1m 30s"
         drain_grace = "2s"
-        drain_signal = "QUIT"
         drain_generations = 2
         drain_age = "1h"
         drain_memory = "2GiB"
@@ -91,11 +88,10 @@ fn every_key_can_come_from_a_file() {
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:8000?backlog=9&name=web", "unix:/run/app.sock"]);
     assert_eq!((config.program, config.workers.get(), config.policy), (program, 4, Policy::None));
-    assert_eq!((config.protocol, config.readiness), (Protocol::ListenFds, Readiness::Manual));
-    assert_eq!((config.ready_timeout, config.ready_after), (seconds(5), Some(seconds(1))));
+    assert_eq!((config.readiness, config.ready_timeout), (Readiness::Manual, seconds(5)));
     assert_eq!((config.drain_timeout, config.drain_grace), (seconds(90), seconds(2)));
-    assert_eq!((config.drain_signal, config.drain_generations), (Signal::SIGQUIT, 2));
-    assert_eq!((config.drain_age, config.drain_memory), (Some(seconds(3600)), Some(2 << 30)));
+    assert_eq!((config.drain_generations, config.drain_age), (2, Some(seconds(3600))));
+    assert_eq!(config.drain_memory, Some(2 << 30));
     assert_eq!((config.strategy, config.probation), (Strategy::Rolling, seconds(30)));
     assert_eq!((config.hang_timeout, config.restart_limit), (Some(seconds(20)), 5));
     assert_eq!((config.restart_period, config.recycle_memory), (seconds(10), Some(512 << 20)));
@@ -108,6 +104,13 @@ fn every_key_can_come_from_a_file() {
     assert_eq!((config.log_file, config.worker_log_file), (path("/log/m"), path("/log/w")));
     assert_eq!((config.audit_file, config.env["DATABASE"].as_str()), (path("/log/a"), "postgres://a=b"));
     assert_eq!((config.sandbox_read.len(), config.sandbox_write.len()), (2, 1));
+
+    let config = load(
+        "program = [\"a\"]\nprotocol = \"listen-fds\"\nready_after = \"1s\"\ndrain_signal = \"QUIT\"\n\
+         [[listener]]\naddress = \"127.0.0.1:1\"",
+    );
+    assert_eq!((config.protocol, config.ready_after), (Protocol::ListenFds, Some(seconds(1))));
+    assert_eq!(config.drain_signal, Signal::SIGQUIT);
 }
 
 #[test]
