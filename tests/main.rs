@@ -7,6 +7,7 @@ mod harness;
 
 mod backpressure; // What the master does with more than it can give away.
 mod cli; // The `everport` command, and every way to start it wrongly.
+mod config; // The configuration file.
 mod control; // The control socket.
 mod crash; // A worker, or the master, is gone from one moment to the next.
 mod daemon; // A master that lives for years: log files, the background, service managers, containers.

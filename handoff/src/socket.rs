@@ -7,6 +7,7 @@
 
 mod error;
 mod inherited;
+mod shut_out;
 #[cfg(test)]
 mod tests;
 mod unix;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use everport_handoff::worker::Worker;
 use tokio::runtime::{Handle, Runtime};
 
-use crate::config::{Config, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
+use crate::config::{Origin, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
 use crate::telemetry::Role;
 use crate::{daemon, shell, telemetry};
@@ -182,7 +182,7 @@ impl Builder {
             let _flush = telemetry::init(Role::Worker, None, |variable| env::var_os(variable))?;
             run_worker(worker, threads, application)
         } else {
-            run_master(self.raw.or_surroundings().try_into()?)
+            run_master(self.raw.or_surroundings())
         }
     }
 }
@@ -213,13 +213,14 @@ where
 }
 
 /// Runs the master until it has stopped: in this process, or, once it serves, in the background.
-pub(crate) fn run_master(config: Config) -> Result<()> {
+pub(crate) fn run_master(given: RawConfig) -> Result<()> {
+    let (origin, config) = Origin::read(given)?;
     match daemon::take_part(&config)? {
         daemon::Role::Done => Ok(()),
         daemon::Role::Master(notice) => {
             let log_file = config.log_file.as_deref();
             let _flush = telemetry::init(Role::Master, log_file, |variable| env::var_os(variable))?;
-            shell::run(config, notice)
+            shell::run(config, origin, notice)
         }
     }
 }

@@ -4,9 +4,12 @@
 //! they come from (flag or Builder, then environment, then file, then default), and `gate` turns them into a `Config` or into
 //! one sentence that says what is wrong. Invariant: a `Config` is valid; nobody checks a setting again.
 
+mod effective;
 mod error;
+mod file;
 mod gate;
 mod key;
+mod origin;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -22,11 +25,13 @@ use std::time::Duration;
 use everport_handoff::address::ListenAddress;
 use nix::sys::signal::Signal;
 
+pub(crate) use self::effective::{Effective, effective};
 pub use self::error::ConfigError;
 pub(crate) use self::error::{Problem, quoted};
 pub(crate) use self::gate::{control_path, thread_count};
 pub(crate) use self::key::{Default as KeyDefault, KEYS, Key, Kind, Setting, master_environment};
-pub(crate) use self::raw::{RawConfig, Source};
+pub(crate) use self::origin::Origin;
+pub(crate) use self::raw::{Face, RawConfig, Source};
 pub use self::word::{Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};
 pub(crate) use self::word::{Protocol, UnknownProtocol};
 
@@ -127,6 +132,9 @@ pub(crate) const MAX_LISTENERS: usize = 128;
 
 /// The longest time that a setting may ask for: long enough for any drain, and safe to add to any point in time.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The longest configuration file that is read, in bytes: many times what all keys take.
+pub(crate) const MAX_FILE: u64 = 1 << 20;
 
 /// The longest path that a unix socket can be bound to: `sun_path` without its final zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;

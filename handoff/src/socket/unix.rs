@@ -12,6 +12,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -22,6 +23,8 @@ use super::{BindCause, stream};
 
 /// The longest path in a unix socket's address: `sun_path` without its last zero byte.
 const MAX_SUN_PATH: usize = 107;
+/// What the name of a hidden file ends with.
+const HIDDEN: &str = ".shut";
 /// How often a lock is tried when its holders keep going away at the same moment.
 const MAX_LOCK_ATTEMPTS: usize = 16;
 
@@ -133,6 +136,28 @@ impl UnixFile {
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         let mode = Mode::from_raw_mode(mode);
         Ok(rustix::fs::chmodat(&self.lock.directory, &self.name, mode, AtFlags::empty())?)
+    }
+}
+
+impl UnixFile {
+    /// Gives the file a name by which nobody looks for it. Its lock stays.
+    pub(super) fn hide(&mut self) -> io::Result<()> {
+        let mut hidden = self.name.clone();
+        hidden.push(HIDDEN);
+        self.rename(hidden)
+    }
+
+    /// Gives the file its own name again.
+    pub(super) fn show(&mut self) -> io::Result<()> {
+        let name =
+            OsStr::from_bytes(self.name.as_bytes().strip_suffix(HIDDEN.as_bytes()).unwrap_or_default()).to_owned();
+        self.rename(name)
+    }
+
+    fn rename(&mut self, name: OsString) -> io::Result<()> {
+        rustix::fs::renameat(&self.lock.directory, &self.name, &self.lock.directory, &name)?;
+        self.name = name;
+        Ok(())
     }
 }
 

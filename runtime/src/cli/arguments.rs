@@ -13,7 +13,7 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  done as asked
   1  failed: the start, the reload (it was rolled back), or there is no master at the control socket
-  2  bad usage: an argument or a variable that makes no sense";
+  2  bad usage: an argument, a variable or a configuration file that makes no sense";
 
 /// A port that never closes: run a server's workers under a master that replaces them without losing a connection.
 #[derive(Debug, Parser)]
@@ -28,6 +28,15 @@ pub(super) enum Command {
     /// Become the master of workers that run PROGRAM, until stopped.
     #[command(after_help = EXIT_CODES)]
     Run(RunArguments),
+    /// Say whether the settings are valid, and print what holds and where it comes from.
+    #[command(after_help = EXIT_CODES)]
+    Check {
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        run: RunArguments,
+    },
     /// Replace all workers by a new generation, and wait until that has succeeded or was rolled back.
     #[command(after_help = EXIT_CODES)]
     Reload {
@@ -79,6 +88,9 @@ pub(super) struct ControlArguments {
     /// The master's control socket [variable: EVERPORT_CONTROL].
     #[arg(long, value_name = "SOCKET")]
     pub(super) control: Option<OsString>,
+    /// The master's configuration file, if that names the control socket [variable: EVERPORT_CONFIG].
+    #[arg(long, value_name = "F")]
+    pub(super) config: Option<OsString>,
 }
 
 #[derive(Debug, Args)]

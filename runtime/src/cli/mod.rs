@@ -4,10 +4,11 @@
 //! |---|---|
 //! | 0 | done as asked |
 //! | 1 | failed: the start, the reload (it was rolled back), or there is no master at the control socket |
-//! | 2 | bad usage: an argument or a variable that makes no sense |
+//! | 2 | bad usage: an argument, a variable or a configuration file that makes no sense |
 
 mod arguments;
 mod ask;
+mod check;
 mod orders;
 mod table;
 mod unit;
@@ -80,10 +81,8 @@ const BAD_USAGE: u8 = 2;
 
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(run) => {
-            let config = run.into_raw().or_surroundings().try_into()?;
-            Ok(run_master(config)?)
-        }
+        Command::Run(run) => Ok(run_master(run.into_raw().or_surroundings())?),
+        Command::Check { json, run } => check::check(run.into_raw(), json),
         Command::Reload { no_wait: false, control } => ask::reload(&control_socket(control)?),
         Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
         Command::Rollback { control } => ask::rollback(&control_socket(control)?),
@@ -91,7 +90,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Order(order) => orders::give(order),
         Command::Reopen { control } => ask::reopen(&control_socket(control)?),
         Command::Unit(run) => {
-            let config: Config = run.into_raw().or_surroundings().try_into()?;
+            let config: Config = run.into_raw().or_surroundings().or_file()?.try_into()?;
             if config.daemon {
                 return Err(Failure::UnitOfDaemon);
             }
@@ -110,7 +109,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
 enum Failure {
     #[error(transparent)]
     Master(#[from] Error),
-    #[error("no control socket: name it by --control or EVERPORT_CONTROL")]
+    #[error("no control socket: name it by --control or EVERPORT_CONTROL, or as control in the configuration file")]
     NoControl,
     #[error("a service manager keeps the master in the background itself: leave --daemon out")]
     UnitOfDaemon,
@@ -152,7 +151,12 @@ fn control_socket(given: ControlArguments) -> Result<PathBuf, Failure> {
     if let Some(path) = given.control {
         raw.set(Setting::Control, path, Source::Flag);
     }
-    control_path(&raw.or_environment(variable))?.ok_or(Failure::NoControl)
+    raw.file = given.config.map(PathBuf::from);
+    let raw = raw.or_environment(variable);
+    if let Some(path) = control_path(&raw)? {
+        return Ok(path);
+    }
+    control_path(&raw.or_file()?)?.ok_or(Failure::NoControl)
 }
 
 /// Writes to standard output. A reader that has gone, as in `everport status | head -1`, has all that it wanted.

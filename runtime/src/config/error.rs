@@ -1,7 +1,8 @@
 //! Why a setting was not accepted, in one sentence.
 
 use std::ffi::OsStr;
-use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use everport_handoff::address::AddressError;
 
@@ -13,18 +14,54 @@ use super::{
 };
 
 /// A setting that is wrong: which, where it came from, the value found and what was wanted.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub struct ConfigError(Box<Wrong>);
 
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    /// When a value is not what its setting wants. The name is that of the place, as its user knows it; the value is
+    /// quoted so that line breaks and escapes in it stay one harmless line.
+    #[error("{place}invalid {name} {value}: {problem}")]
+    Value { place: Place, name: String, value: String, problem: Problem },
+    /// When nothing was given, and something must be.
+    #[error("no {name}: {problem}")]
+    Missing { name: &'static str, problem: Problem },
+    /// When a file has a key that nobody knows.
+    #[error("{place}unknown key {name}, want {wanted}")]
+    UnknownKey { place: Place, name: String, wanted: String },
+    /// When a file is not TOML.
+    #[error("{place}{problem}")]
+    Syntax { place: Place, problem: String },
+    /// When a file cannot be read.
+    #[error("cannot read the configuration file {path:?}: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
+}
+
+/// A line of a file, or nowhere that has a line.
 #[derive(Debug)]
-struct Wrong {
-    /// File and line, where there is one.
-    place: Option<String>,
-    /// The setting's name in its place, as its user knows it.
-    name: String,
-    /// What was given, quoted so that line breaks and escapes in it stay one harmless line.
-    value: Option<String>,
-    problem: Problem,
+struct Place(Option<(PathBuf, usize)>);
+
+impl Place {
+    fn of(source: &Source) -> Self {
+        match source {
+            Source::File { path, line } => Self::line(path, *line),
+            Source::Flag | Source::Builder | Source::Environment | Source::Default => Self(None),
+        }
+    }
+
+    fn line(path: &Path, line: usize) -> Self {
+        Self(Some((path.to_owned(), line)))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((path, line)) => write!(f, "{}:{line}: ", path.display()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl ConfigError {
@@ -34,41 +71,61 @@ impl ConfigError {
         let is_bare = matches!(setting.key().kind, Kind::Number | Kind::Switch)
             && matches!(given.source, Source::Builder | Source::File { .. });
         let value = if is_bare { given.text.to_string_lossy().into_owned() } else { quoted(&given.text) };
-        let place = match &given.source {
-            Source::File { path, line } => Some(format!("{}:{line}", path.display())),
-            Source::Flag | Source::Builder | Source::Environment | Source::Default => None,
-        };
-        Self(Box::new(Wrong { place, name: setting.name_in(&given.source), value: Some(value), problem }))
+        Self(Box::new(Wrong::Value {
+            place: Place::of(&given.source),
+            name: setting.name_in(&given.source),
+            value,
+            problem,
+        }))
     }
 
     /// The value of something that exists in one place only is wrong.
     pub(crate) fn named(name: &str, value: String, problem: Problem) -> Self {
-        Self(Box::new(Wrong { place: None, name: name.to_owned(), value: Some(value), problem }))
+        Self(Box::new(Wrong::Value { place: Place(None), name: name.to_owned(), value, problem }))
     }
 
     /// Nothing was given, and something must be.
     pub(super) fn missing(setting: Setting, problem: Problem) -> Self {
-        Self(Box::new(Wrong { place: None, name: setting.key().name.to_owned(), value: None, problem }))
+        Self(Box::new(Wrong::Missing { name: setting.key().name, problem }))
+    }
+
+    /// A value in a file is not of its setting's form.
+    pub(super) fn in_file(path: &Path, line: usize, setting: Setting, value: &str, problem: Problem) -> Self {
+        let (place, name) = (Place::line(path, line), setting.key().name.to_owned());
+        Self(Box::new(Wrong::Value { place, name, value: value.to_owned(), problem }))
+    }
+
+    /// A key in a file is none of those that are known.
+    pub(super) fn unknown_key(
+        path: &Path,
+        line: usize,
+        name: &str,
+        known: impl Iterator<Item = &'static str> + Clone,
+    ) -> Self {
+        let alike = |known: &&str| strsim::damerau_levenshtein(name, known) <= 1 + name.len() / 8;
+        let wanted = match known.clone().min_by_key(|known| strsim::damerau_levenshtein(name, known)).filter(alike) {
+            Some(nearest) => nearest.to_owned(),
+            None => format!("one of {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        Self(Box::new(Wrong::UnknownKey { place: Place::line(path, line), name: printable(name), wanted }))
+    }
+
+    /// A file is not TOML.
+    pub(super) fn syntax(path: &Path, line: usize, message: &str) -> Self {
+        let problem = message.lines().collect::<Vec<_>>().join(", ");
+        Self(Box::new(Wrong::Syntax { place: Place::line(path, line), problem }))
+    }
+
+    /// A file cannot be read.
+    pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
+        Self(Box::new(Wrong::Unreadable { path: path.to_owned(), source }))
     }
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Wrong { place, name, value, problem } = &*self.0;
-        if let Some(place) = place {
-            write!(f, "{place}: ")?;
-        }
-        match value {
-            Some(value) => write!(f, "invalid {name} {value}: {problem}"),
-            None => write!(f, "no {name}: {problem}"),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0.problem)
-    }
+/// A name as it is, or quoted if there is anything unusual in it.
+fn printable(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if name.bytes().all(is_plain) { name.to_owned() } else { quoted(name.as_ref()) }
 }
 
 /// The text in one line, whatever it is made of.
@@ -85,6 +142,14 @@ pub(crate) enum Problem {
     Number { least: i64, most: i64 },
     #[error("want true or false")]
     Switch,
+    #[error("want {wanted}, found {found}")]
+    Type { wanted: &'static str, found: &'static str },
+    #[error("a variable's name can have no =")]
+    VariableName,
+    #[error("a listener needs an address")]
+    ListenerWithoutAddress,
+    #[error("want a name of letters, digits, '-', '_' and '.'")]
+    ListenerName,
     #[error("want a whole number from 1 to {MAX_THREADS}")]
     Threads,
     #[error("more than {MAX_LISTENERS} listeners")]

@@ -19,7 +19,6 @@ impl TryFrom<RawConfig> for Config {
         let sandbox_write = raw.many(Setting::SandboxWrite, read::path)?;
         let is_confined = user.is_some() || !sandbox_read.is_empty() || !sandbox_write.is_empty();
         Ok(Self {
-            program: raw.program()?,
             listen: raw.listen()?,
             workers: raw.one(Setting::Workers, read::workers)?.unwrap_or_else(|| raw.default_workers()),
             policy: raw.policy()?,
@@ -58,8 +57,9 @@ impl TryFrom<RawConfig> for Config {
             log_file: raw.one(Setting::LogFile, read::path)?,
             worker_log_file: raw.one(Setting::WorkerLogFile, read::path)?,
             audit_file: raw.one(Setting::AuditFile, read::path)?,
-            // Last, for it asks what else was given: a value that is wrong in itself comes first.
+            // Last, for they ask what else was given: a value that is wrong in itself comes first.
             protocol: raw.protocol()?,
+            program: raw.program()?,
             first_byte_grace: FIRST_BYTE_GRACE,
             steal_after: STEAL_AFTER,
         })
@@ -103,9 +103,9 @@ impl RawConfig {
     fn program(&self) -> Result<Program, ConfigError> {
         let words = self.many(Setting::Program, read::argument)?;
         match (self.face, self.get(Setting::Program)) {
-            (Face::Embedded, []) => Ok(Program::Embedded),
+            (Face::Embedded | Face::Any, []) => Ok(Program::Embedded),
             (Face::Embedded, [given, ..]) => Err(ConfigError::wrong_value(Setting::Program, given, Problem::Embedded)),
-            (Face::Command, given) => {
+            (Face::Command | Face::Any, given) => {
                 let mut words = words.into_iter();
                 match words.next() {
                     Some(program) if !program.is_empty() => {
@@ -130,10 +130,10 @@ impl RawConfig {
                 refuse(Setting::DrainSignal, Problem::OnlyListenFds)
             }
             (Protocol::ListenFds, Face::Embedded) => refuse(Setting::Protocol, Problem::EmbeddedProtocol),
-            (Protocol::ListenFds, Face::Command) if self.get(Setting::Listen).is_empty() => {
+            (Protocol::ListenFds, Face::Command | Face::Any) if self.get(Setting::Listen).is_empty() => {
                 Err(ConfigError::missing(Setting::Listen, Problem::NoListener))
             }
-            (Protocol::ListenFds, Face::Command) => {
+            (Protocol::ListenFds, Face::Command | Face::Any) => {
                 // They need figures that only a program with Everport in it has.
                 refuse(Setting::HangTimeout, Problem::OnlyEverport)?;
                 refuse(Setting::RecycleConnections, Problem::OnlyEverport)

@@ -96,7 +96,6 @@ pub(crate) struct Key {
     pub(crate) form: &'static str,
     pub(crate) default: Default,
     pub(crate) help: &'static str,
-    #[allow(dead_code, reason = "the reload of settings comes in the next step")]
     pub(crate) reach: Reach,
 }
 
@@ -206,13 +205,13 @@ pub(crate) const KEYS: [Key; 40] = {
             Value("rr"),
             "How connections are spread over the workers: rr or none",
         )),
-        key(
+        of_master(key(
             S::Protocol,
             "protocol",
             (Kind::Text, "everport|listen-fds"),
             Value("everport"),
             "How the program gets its listeners: everport, or listen-fds for one that knows nothing of Everport",
-        ),
+        )),
         key(
             S::Ready,
             "ready",

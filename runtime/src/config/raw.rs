@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::key::{Default as KeyDefault, KEYS, Kind, Setting};
+use super::{ConfigError, file};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +16,7 @@ pub(crate) enum Source {
     Flag,
     Builder,
     Environment,
-    #[allow(dead_code, reason = "the file comes in the next step")]
-    File {
-        path: Arc<Path>,
-        line: usize,
-    },
+    File { path: Arc<Path>, line: usize },
     Default,
 }
 
@@ -38,6 +35,8 @@ pub(crate) enum Face {
     Command,
     /// This very program: the Builder was used.
     Embedded,
+    /// Either, for who only looks at settings.
+    Any,
 }
 
 /// Everything that was given, unread.
@@ -78,6 +77,27 @@ impl RawConfig {
             ([], KeyDefault::Value(text)) => vec![Given { text: text.into(), source: Source::Default }],
             (given, _) => given.to_vec(),
         }
+    }
+
+    /// Fills in from the configuration file, if there is one, what was not given otherwise.
+    pub(crate) fn or_file(mut self) -> Result<Self, ConfigError> {
+        if let Some(path) = &self.file {
+            for (setting, given) in file::read(path)?.values {
+                self.values.entry(setting).or_insert(given);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Puts the other's value of this setting in place of its own. Returns whether they differed.
+    pub(super) fn take_over(&mut self, setting: Setting, other: &Self) -> bool {
+        let texts = |raw: &Self| raw.or_default(setting).into_iter().map(|given| given.text).collect::<Vec<_>>();
+        let differs = texts(self) != texts(other);
+        match other.values.get(&setting) {
+            Some(given) => self.values.insert(setting, given.clone()),
+            None => self.values.remove(&setting),
+        };
+        differs
     }
 
     /// Fills in from this process's environment what was not given otherwise, and counts its processors.

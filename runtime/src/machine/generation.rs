@@ -78,6 +78,7 @@ impl Machine {
             let generation = self.next_generation();
             self.course = Course::First;
             self.announce(generation, now);
+            self.supervision.agree(generation, self.settings);
             self.supervision.add_generation(generation, now);
             self.fill_slots(now, actions);
             self.serve_first(now, actions);
@@ -107,6 +108,7 @@ impl Machine {
             self.roll_back(Failure::Stopped, now, actions);
         }
         self.end_pending(&Failure::Stopped, actions);
+        self.end_clearing(now, actions);
         if at_once || matches!(self.course, Course::New | Course::First) {
             let failure = match &mut self.course {
                 Course::Ending { failure } => failure.take(),
@@ -289,7 +291,9 @@ impl Machine {
     }
 
     pub(super) fn close_unclaimed(&mut self, actions: &mut Vec<Action>) {
-        for listener in self.listeners.take_unclaimed() {
+        for listener in
+            self.listeners.take_unclaimed(self.clearing.as_ref().map_or(&[], |clearing| clearing.listeners()))
+        {
             self.close(listener, actions);
         }
     }

@@ -138,7 +138,7 @@ impl Machine {
             };
             match worker.state {
                 WorkerState::Starting { .. } => {
-                    let after = self.settings.ready_timeout;
+                    let after = worker.terms.ready_timeout;
                     let failure = Failure::NotReady { slot: worker.slot, worker: id, after };
                     self.give_up_on(id, failure, now, actions);
                 }
@@ -174,6 +174,9 @@ impl Machine {
             let counts = self.supervision.slots().is_open(worker.generation, worker.slot)
                 && self.duty(worker.generation, worker.slot) != Duty::None;
             let claimant = counts.then_some((worker.generation, worker.slot));
+            if claimant.is_some() {
+                self.rescue(listener, actions);
+            }
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted(spread) => {
                     actions.push(Action::AnswerListen { worker: id, request, listener });

@@ -2,9 +2,9 @@
 //!
 //! A worker *uses* a listener from its `Listen` until it closes it or dies. Its slot *claims* the listener for longer: a
 //! crash is no close, so the claim stays until the slot's next worker is ready without it. The master holds a listener that
-//! was configured, or that a slot of the active or the starting generation claims.
+//! the settings of a generation name, or that a slot of it claims, as long as that generation is starting or active.
 //!
-//! Invariant: only generations that are starting or active have claims.
+//! Invariant: only generations that are starting or active name or claim listeners.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,9 +20,16 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     spread: Spread,
-    configured: bool,
+    /// The generations whose settings name it.
+    named_by: BTreeSet<Generation>,
     users: BTreeSet<WorkerId>,
     claims: BTreeSet<(Generation, Slot)>,
+}
+
+impl Listener {
+    fn is_wanted(&self) -> bool {
+        !self.named_by.is_empty() || !self.claims.is_empty()
+    }
 }
 
 /// What a worker's `Listen` meets.
@@ -36,9 +43,16 @@ pub(super) enum Admission {
 }
 
 impl Listeners {
-    pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
-        let bound = Listener { spread, configured, users: BTreeSet::new(), claims: BTreeSet::new() };
+    pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread) {
+        let bound = Listener { spread, named_by: BTreeSet::new(), users: BTreeSet::new(), claims: BTreeSet::new() };
         self.held.entry(listener).or_insert(bound);
+    }
+
+    /// The settings of the generation name the listener.
+    pub(super) fn name(&mut self, listener: ListenerId, generation: Generation) {
+        if let Some(named) = self.held.get_mut(&listener) {
+            named.named_by.insert(generation);
+        }
     }
 
     pub(super) fn holds(&self, listener: ListenerId) -> bool {
@@ -90,24 +104,37 @@ impl Listeners {
         }
     }
 
-    /// The generation is on its way out: it claims nothing more.
+    /// The generation is on its way out: it names and claims nothing more.
     pub(super) fn drop_claims(&mut self, generation: Generation) {
         for listener in self.held.values_mut() {
+            listener.named_by.remove(&generation);
             listener.claims.retain(|(claimant, _)| *claimant != generation);
         }
     }
 
-    /// The configured listeners that no slot of this generation claims.
-    pub(super) fn unclaimed_by(&self, generation: Generation) -> impl Iterator<Item = ListenerId> {
-        let claims = move |listener: &Listener| listener.claims.iter().any(|(claimant, _)| *claimant == generation);
-        self.held.iter().filter(move |(_, held)| held.configured && !claims(held)).map(|(id, _)| *id)
+    /// The listeners that a worker uses, but nobody names or claims any more.
+    pub(super) fn unclaimed_in_use(&self) -> Vec<ListenerId> {
+        let of_interest = |listener: &Listener| !listener.is_wanted() && !listener.users.is_empty();
+        self.held.iter().filter(|(_, listener)| of_interest(listener)).map(|(id, _)| *id).collect()
     }
 
-    /// Drops, and names, the listeners that nobody claims any more.
-    pub(super) fn take_unclaimed(&mut self) -> Vec<ListenerId> {
+    /// The listeners that this worker uses.
+    pub(super) fn used_by(&self, worker: WorkerId) -> Vec<ListenerId> {
+        self.held.iter().filter(|(_, listener)| listener.users.contains(&worker)).map(|(id, _)| *id).collect()
+    }
+
+    /// The listeners that the settings of this generation name and no slot of it claims.
+    pub(super) fn unclaimed_by(&self, generation: Generation) -> impl Iterator<Item = ListenerId> {
+        let claims = move |listener: &Listener| listener.claims.iter().any(|(claimant, _)| *claimant == generation);
+        let is_idle = move |held: &Listener| held.named_by.contains(&generation) && !claims(held);
+        self.held.iter().filter(move |(_, held)| is_idle(held)).map(|(id, _)| *id)
+    }
+
+    /// Drops, and returns, the listeners that nobody names or claims any more, but for these.
+    pub(super) fn take_unclaimed(&mut self, spared: &[ListenerId]) -> Vec<ListenerId> {
         let mut unclaimed = Vec::new();
         self.held.retain(|id, listener| {
-            let keep = listener.configured || !listener.claims.is_empty();
+            let keep = listener.is_wanted() || spared.contains(id);
             if !keep {
                 unclaimed.push(*id);
             }
@@ -116,7 +143,7 @@ impl Listeners {
         unclaimed
     }
 
-    /// Drops, and names, all listeners: the master stops.
+    /// Drops, and returns, all listeners: the master stops.
     pub(super) fn take_all(&mut self) -> Vec<ListenerId> {
         std::mem::take(&mut self.held).into_keys().collect()
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{Generation, ListenerId};
 
 use super::budget::Memory;
+use super::clearing::Clearing;
 use super::generation::Course;
 use super::listeners::Listeners;
 use super::orders::Flow;
@@ -33,6 +34,8 @@ pub(crate) struct Machine {
     pub(super) supervision: Supervision,
     pub(super) listeners: Listeners,
     pub(super) scheduler: Scheduler,
+    /// What the last reload has left to clear.
+    pub(super) clearing: Option<Clearing>,
     pub(super) flow: Flow,
     pub(super) watchdog: Watchdog,
     pub(super) measuring: Measuring,
@@ -41,19 +44,12 @@ pub(crate) struct Machine {
 }
 
 /// The longest that any duration of the settings counts: nobody waits longer, and no sum with it overflows.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 impl Machine {
     /// A master that has not been started.
     pub(crate) fn new(settings: Settings) -> Self {
-        let settings = Settings {
-            ready_timeout: settings.ready_timeout.min(LONGEST),
-            drain_timeout: settings.drain_timeout.min(LONGEST),
-            probation: settings.probation.min(LONGEST),
-            steal_after: settings.steal_after.min(LONGEST),
-            care: settings.care.within(LONGEST),
-            ..settings
-        };
+        let settings = settings.within(LONGEST);
         Self {
             settings,
             course: Course::New,
@@ -65,6 +61,7 @@ impl Machine {
             supervision: Supervision::new(settings),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
+            clearing: None,
             flow: Flow::Open,
             watchdog: Watchdog::new(settings.care.hang_timeout),
             measuring: Measuring::default(),
@@ -167,6 +164,7 @@ impl Machine {
         let is_traffic = self.feed_traffic(&event, now, actions);
         if !is_traffic {
             self.feed_lifecycle(event, now, actions);
+            self.clear(now, actions);
             self.begin_pending(now, actions);
         }
         self.scheduler.run(now, actions);
@@ -186,6 +184,7 @@ impl Machine {
             let deadlines = [
                 self.supervision.next_deadline(),
                 course,
+                self.clearing_deadline(),
                 self.watchdog.next_deadline(),
                 self.measuring.next_deadline(),
             ];
@@ -221,11 +220,14 @@ impl Machine {
             }
             Event::Deadline => {
                 self.scheduler.deadline(now, actions);
-                self.deadlines(now, actions);
+                // First: those who serve again by it are then looked at like the others.
                 self.end_probation(now, actions);
+                self.deadlines(now, actions);
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, actions),
             Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
+            Event::Prepared { settings, configured } => self.prepared(*settings, &configured, now, actions),
+            Event::PrepareFailed { reason } => self.prepare_failed(reason, now, actions),
             Event::DrainingMeasured { bytes } => self.draining_measured(bytes, now),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
             Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
@@ -243,12 +245,16 @@ impl Machine {
             Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
             Event::ListenerBound { listener, spread, configured } => {
-                self.listeners.bound(listener, spread, configured);
+                self.listeners.bound(listener, spread);
+                if configured && let Some(generation) = self.being_prepared() {
+                    self.listeners.name(listener, generation);
+                }
                 if spread == Spread::Offered {
                     self.scheduler.open(listener);
                 }
             }
             Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
+            Event::Looked { listener, awaited } => self.looked(listener, awaited, now),
             Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
             Event::Accepted { .. }
             | Event::AcceptExhausted
@@ -256,6 +262,20 @@ impl Machine {
             | Event::OfferFailed { .. }
             | Event::ChannelWritable { .. }
             | Event::Beat { .. } => {}
+        }
+    }
+}
+
+impl Settings {
+    /// No time of these counts for longer than this.
+    pub(super) fn within(self, longest: Duration) -> Self {
+        Self {
+            ready_timeout: self.ready_timeout.min(longest),
+            drain_timeout: self.drain_timeout.min(longest),
+            probation: self.probation.min(longest),
+            steal_after: self.steal_after.min(longest),
+            care: self.care.within(longest),
+            ..self
         }
     }
 }

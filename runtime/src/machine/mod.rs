@@ -6,6 +6,7 @@
 //! - `reload`: the reload transaction, all at once or slot by slot, with probation;
 //! - `budget`: when a reload may begin beside the generations that still drain;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
+//! - `clearing`: how a listener ends that a reload has removed;
 //! - `supervision`: the workers, the state and the deadline of each;
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
 //! - `watchdog`: which worker hangs;
@@ -17,6 +18,7 @@
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
 
 mod budget;
+mod clearing;
 mod evidence;
 mod generation;
 mod lifecycle;
@@ -102,6 +104,10 @@ pub(crate) enum Event {
     RollbackAsked { ticket: Ticket },
     /// When it is known how much memory the workers of `Action::MeasureDraining` hold.
     DrainingMeasured { bytes: u64 },
+    /// When the next generation may start, as `Action::Prepare` asked: its settings, and all the listeners that these name.
+    Prepared { settings: Box<Settings>, configured: Vec<ListenerId> },
+    /// When the next generation cannot have what it needs. Listeners that were bound for it are closed.
+    PrepareFailed { reason: String },
     /// When somebody asked for a stop: graceful, or at once.
     StopAsked { at_once: bool },
     /// When a signal asked for a graceful stop. The second one stops at once.
@@ -133,10 +139,13 @@ pub(crate) enum Event {
     /// Its board can still be revoked and read until `Action::Forget`.
     WorkerExited { worker: WorkerId, exit: Exit },
 
-    /// When the master has bound or adopted a listener.
+    /// When the master has bound or adopted a listener. A configured one belongs to the generation that is being prepared,
+    /// or to the first.
     ListenerBound { listener: ListenerId, spread: Spread, configured: bool },
     /// When a worker asked for a listener that the master holds (bound just now or before).
     ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// When it is known whether somebody waits at a listener, as `Action::Look` asked.
+    Looked { listener: ListenerId, awaited: bool },
     /// When a worker closed its side of a listener.
     ListenerClosed { worker: WorkerId, listener: ListenerId },
 
@@ -179,6 +188,12 @@ pub(crate) enum Action {
     AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
     RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// Let nobody new in at a listener. Whoever waits there is accepted yet.
+    ShutOut { listener: ListenerId },
+    /// Let everybody in again.
+    LetIn { listener: ListenerId },
+    /// Look whether somebody waits at a listener. Always answered, by `Looked`.
+    Look { listener: ListenerId },
     /// Close a listener: nobody uses it any more.
     CloseListener { listener: ListenerId },
 
@@ -221,6 +236,9 @@ pub(crate) enum Action {
     ReloadDelayed { why: Delay },
     /// Find out how much memory these workers hold. Always answered by `DrainingMeasured`.
     MeasureDraining { workers: Vec<WorkerId> },
+    /// Find out what the next generation needs, and bind the listeners that it has beside those of now. Always answered, by
+    /// `Prepared` or `PrepareFailed`.
+    Prepare { generation: Generation },
     /// A reload has begun.
     ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
     /// The new generation serves, and may be rolled back until then.
@@ -254,6 +272,8 @@ pub(crate) enum Outcome {
 /// Why a generation could not start, or not stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
+    /// The generation could not be given what it needs: its settings are wrong, or a listener could not be bound.
+    NotPrepared { reason: String },
     /// A worker's process could not be started.
     SpawnFailed { slot: Slot, reason: String },
     /// A worker ended before it was ready.
@@ -296,7 +316,7 @@ pub(crate) enum Strategy {
 }
 
 /// What the machines must know of the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// How many slots a generation has.
     pub(crate) workers: u32,
@@ -328,7 +348,7 @@ pub(crate) struct Settings {
 }
 
 /// How workers are looked after: what a slot may cost, when a worker hangs, when it has served enough.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Care {
     /// Where the jitter of this master begins.
     pub(crate) seed: u64,

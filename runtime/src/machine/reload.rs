@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! strategy all                         strategy rolling
-//! Starting --all are ready--+          Rolling 0 --ready--> Rolling 1 -- … --the last is ready--+
-//!                           +--> Probation <----------------------------------------------------+
-//!                                    |
-//!                                    +--time is up--> committed: the old generation drains
+//! Preparing --> Starting --all are ready--+    Preparing --> Rolling 0 --ready--> Rolling 1 -- … --the last is ready--+
+//!                                         +--> Probation <------------------------------------------------------------+
+//!                                                  |
+//!                                                  +--time is up--> committed: the old generation drains
 //!
 //! from everywhere --a new worker fails, a rollback or a stop is asked for--> rolled back: the old generation is resumed
 //! ```
@@ -21,12 +21,16 @@
 
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::{Generation, Slot, WorkerId};
+use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 use super::generation::Course;
+use super::master::LONGEST;
 use super::supervision::Worker;
-use super::{Action, Failure, GenerationState, Machine, Outcome, Phases, ReloadView, StepView, Strategy, Ticket};
-use super::{Exit, WorkerState};
+use super::watchdog::Watchdog;
+use super::{
+    Action, Exit, Failure, GenerationState, Machine, Outcome, Phases, ReloadView, Settings, StepView, Strategy, Ticket,
+    WorkerState,
+};
 
 /// A reload under way.
 #[derive(Debug)]
@@ -36,11 +40,15 @@ pub(super) struct Reload {
     since: Instant,
     tickets: Vec<Ticket>,
     step: Step,
+    /// The settings of the old generation, to which a rollback returns.
+    before: Box<Settings>,
 }
 
 /// How far a reload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    /// When it is being found out what the new generation needs. The shell answers at once.
+    Preparing,
     /// When every slot of the new generation is filled beside the old one. Waits until all are ready.
     Starting,
     /// When this slot is filled. Waits until it is ready; the slots below are replaced.
@@ -63,7 +71,7 @@ pub(super) enum Duty {
 impl Reload {
     fn replaces(&self, slot: Slot) -> bool {
         match self.step {
-            Step::Starting => false,
+            Step::Preparing | Step::Starting => false,
             Step::Rolling { slot: next } => slot < next,
             Step::Probation { .. } => true,
         }
@@ -72,7 +80,9 @@ impl Reload {
     fn phases(&self, now: Instant) -> Phases {
         let from = |since: Instant| now.saturating_duration_since(since);
         match self.step {
-            Step::Starting | Step::Rolling { .. } => Phases { starting: from(self.since), probation: Duration::ZERO },
+            Step::Preparing | Step::Starting | Step::Rolling { .. } => {
+                Phases { starting: from(self.since), probation: Duration::ZERO }
+            }
             Step::Probation { since, .. } => {
                 Phases { starting: since.saturating_duration_since(self.since), probation: from(since) }
             }
@@ -81,7 +91,7 @@ impl Reload {
 
     pub(super) fn view(&self, pending: bool) -> ReloadView {
         let step = match self.step {
-            Step::Starting => StepView::Starting,
+            Step::Preparing | Step::Starting => StepView::Starting,
             Step::Rolling { slot } => StepView::Rolling { slot },
             Step::Probation { until, .. } => StepView::Probation { until },
         };
@@ -91,7 +101,7 @@ impl Reload {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.step {
             Step::Probation { until, .. } => Some(until),
-            Step::Starting | Step::Rolling { .. } => None,
+            Step::Preparing | Step::Starting | Step::Rolling { .. } => None,
         }
     }
 }
@@ -102,24 +112,87 @@ impl Machine {
         let Course::Serving { active: old } = self.course else {
             return;
         };
-        if self.pending.is_empty() || self.is_delayed(now, actions) {
+        if self.pending.is_empty() || self.clearing.is_some() || self.is_delayed(now, actions) {
             return;
         }
         let new = self.next_generation();
         let tickets = std::mem::take(&mut self.pending);
         actions.push(Action::ReloadStarted { generation: new, tickets: tickets.clone() });
         self.announce(new, now);
-        let step = match self.settings.strategy {
+        let (step, before) = (Step::Preparing, Box::new(self.settings));
+        self.course = Course::Reloading(Reload { old, new, since: now, tickets, step, before });
+        actions.push(Action::Prepare { generation: new });
+    }
+
+    /// The generation whose listeners are being bound.
+    pub(super) fn being_prepared(&self) -> Option<Generation> {
+        match &self.course {
+            Course::New => Some(self.next_generation()),
+            Course::Reloading(Reload { new, step: Step::Preparing, .. }) => Some(*new),
+            _ => None,
+        }
+    }
+
+    /// The new generation has what it needs: its workers are started. From here on its settings count.
+    pub(super) fn prepared(
+        &mut self,
+        settings: Settings,
+        configured: &[ListenerId],
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Course::Reloading(reload) = &mut self.course else {
+            // The reload was given up meanwhile.
+            return self.close_unclaimed(actions);
+        };
+        if reload.step != Step::Preparing {
+            return;
+        }
+        let new = reload.new;
+        let settings = settings.within(LONGEST);
+        reload.step = match settings.strategy {
             Strategy::All => Step::Starting,
             Strategy::Rolling => Step::Rolling { slot: Slot(0) },
         };
-        match step {
-            Step::Rolling { slot } => self.supervision.slots_mut().open_one(new, slot, now),
-            Step::Starting | Step::Probation { .. } => self.supervision.add_generation(new, now),
+        self.use_settings(settings, now);
+        self.supervision.agree(new, settings);
+        for listener in configured {
+            self.listeners.name(*listener, new);
         }
-        self.course = Course::Reloading(Reload { old, new, since: now, tickets, step });
+        match settings.strategy {
+            Strategy::All => self.supervision.add_generation(new, now),
+            Strategy::Rolling => self.supervision.slots_mut().open_one(new, Slot(0), now),
+        }
         self.fill_slots(now, actions);
         self.advance(now, actions);
+    }
+
+    /// These settings count from now on. A number of workers that somebody ordered stays, unless the settings have another
+    /// one than before.
+    fn use_settings(&mut self, settings: Settings, now: Instant) {
+        let before = std::mem::replace(&mut self.settings, settings);
+        let slots = self.supervision.slots_mut();
+        slots.set_care(settings.care);
+        if settings.workers != before.workers {
+            slots.set_count(settings.workers);
+        }
+        if settings.care.hang_timeout != before.care.hang_timeout {
+            self.watchdog = Watchdog::new(settings.care.hang_timeout);
+            self.watchdog.start(now);
+        }
+        if settings.care.recycle != before.care.recycle {
+            self.measuring.start(settings.care.recycle, now);
+        }
+    }
+
+    /// The new generation cannot start.
+    pub(super) fn prepare_failed(&mut self, reason: String, now: Instant, actions: &mut Vec<Action>) {
+        match &self.course {
+            Course::Reloading(Reload { step: Step::Preparing, .. }) => {
+                self.roll_back(Failure::NotPrepared { reason }, now, actions);
+            }
+            _ => self.close_unclaimed(actions),
+        }
     }
 
     /// Goes as far as the workers that are ready allow.
@@ -132,7 +205,7 @@ impl Machine {
                     self.replace(old, new, Some(slot), now, actions);
                     self.roll_on(new, Slot(slot.0 + 1), now, actions);
                 }
-                Step::Starting | Step::Rolling { .. } | Step::Probation { .. } => return,
+                Step::Preparing | Step::Starting | Step::Rolling { .. } | Step::Probation { .. } => return,
             }
         }
     }
@@ -228,11 +301,17 @@ impl Machine {
             return;
         };
         let phases = reload.phases(now);
-        let Reload { old, new, tickets, .. } = reload;
+        let Reload { old, new, tickets, before, .. } = reload;
         let (winner, loser) = if outcome == Outcome::Committed { (new, old) } else { (old, new) };
+        if winner == old {
+            self.use_settings(*before, now);
+        }
         self.course = Course::Serving { active: winner };
         self.serve_again(winner, now, actions);
-        self.retire(loser, now, actions);
+        match outcome {
+            Outcome::Committed => self.clear_and_retire(loser, now, actions),
+            Outcome::RolledBack(_) => self.retire(loser, now, actions),
+        }
         self.close_unclaimed(actions);
         let drains = matches!(self.generation_state(loser), Some(GenerationState::Draining { .. }));
         let retired = drains.then_some(loser);

@@ -231,6 +231,12 @@ impl Scheduler {
         self.lanes.get(&listener).map_or(0, Lane::waiting)
     }
 
+    /// Whether no connection of this listener waits or lies untaken.
+    pub(super) fn is_clear(&self, listener: ListenerId) -> bool {
+        let open = |connection: &Connection| !matches!(connection.state, State::Taken { .. });
+        !self.connections.values().any(|connection| connection.listener == listener && open(connection))
+    }
+
     pub(super) fn knows(&self, connection: ConnectionId) -> bool {
         self.connections.contains_key(&connection)
     }

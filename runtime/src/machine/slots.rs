@@ -114,6 +114,10 @@ impl Slots {
         self.count = count;
     }
 
+    pub(super) fn set_care(&mut self, care: Care) {
+        self.care = care;
+    }
+
     pub(super) fn random(&mut self) -> &mut Random {
         &mut self.random
     }

@@ -93,6 +93,8 @@ pub(super) struct Worker {
     pub(super) generation: Generation,
     pub(super) state: WorkerState,
     pub(super) started: Instant,
+    /// The settings of its generation.
+    pub(super) terms: Settings,
     pub(super) wear: Wear,
 }
 
@@ -110,7 +112,8 @@ impl Worker {
 const SILENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Supervision {
-    settings: Settings,
+    /// What each generation was started with.
+    terms: BTreeMap<Generation, Settings>,
     workers: BTreeMap<WorkerId, Worker>,
     slots: Slots,
     last: u64,
@@ -119,7 +122,12 @@ pub(super) struct Supervision {
 impl Supervision {
     pub(super) fn new(settings: Settings) -> Self {
         let slots = Slots::new(settings.workers, settings.care);
-        Self { settings, workers: BTreeMap::new(), slots, last: 0 }
+        Self { terms: BTreeMap::new(), workers: BTreeMap::new(), slots, last: 0 }
+    }
+
+    /// The generation is started with these settings, and keeps them to its end.
+    pub(super) fn agree(&mut self, generation: Generation, settings: Settings) {
+        self.terms.insert(generation, settings);
     }
 
     pub(super) fn slots(&self) -> &Slots {
@@ -184,6 +192,7 @@ impl Supervision {
 
     pub(super) fn remove_generation(&mut self, generation: Generation) {
         self.slots.remove(generation);
+        self.terms.remove(&generation);
     }
 
     /// Whether every slot of a generation is filled by a worker that is ready.
@@ -213,12 +222,13 @@ impl Supervision {
     pub(super) fn fill(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<WorkerId> {
         let mut started = Vec::new();
         for (generation, slot) in self.slots.due(now) {
+            let Some(&terms) = self.terms.get(&generation) else { continue };
             self.last += 1;
             let worker = WorkerId(self.last);
             self.slots.fill((generation, slot), worker, now);
-            let state = WorkerState::Starting { since: now, ready_by: now + self.settings.ready_timeout };
-            let wear = Wear::Fresh(self.settings.care.recycle.draw(self.slots.random()));
-            self.workers.insert(worker, Worker { slot, generation, state, started: now, wear });
+            let state = WorkerState::Starting { since: now, ready_by: now + terms.ready_timeout };
+            let wear = Wear::Fresh(terms.care.recycle.draw(self.slots.random()));
+            self.workers.insert(worker, Worker { slot, generation, state, started: now, terms, wear });
             actions.push(Action::Spawn { worker, slot, generation });
             started.push(worker);
         }
@@ -247,9 +257,11 @@ impl Supervision {
 
     /// The worker leaves, and its slot waits for a replacement.
     pub(super) fn leave(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let drain_at = Some(now + self.settings.ready_timeout);
-        self.set_state(worker, WorkerState::Leaving { since: now, drain_at });
-        self.refill_after(worker, false, now, actions);
+        if let Some(Worker { terms, .. }) = self.get(worker) {
+            let drain_at = Some(now + terms.ready_timeout);
+            self.set_state(worker, WorkerState::Leaving { since: now, drain_at });
+            self.refill_after(worker, false, now, actions);
+        }
     }
 
     /// The worker has served enough: it leaves once its replacement is ready, and not before.
@@ -268,9 +280,11 @@ impl Supervision {
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let deadline = now + self.settings.drain_timeout;
-        self.set_state(worker, WorkerState::Draining { since: now, deadline });
-        actions.push(Action::Drain { worker, deadline });
+        if let Some(Worker { terms, .. }) = self.get(worker) {
+            let deadline = now + terms.drain_timeout;
+            self.set_state(worker, WorkerState::Draining { since: now, deadline });
+            actions.push(Action::Drain { worker, deadline });
+        }
     }
 
     pub(super) fn drained(&mut self, worker: WorkerId, now: Instant) {

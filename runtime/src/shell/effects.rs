@@ -16,7 +16,7 @@ use super::measure::resident_memory;
 use super::poller::Source;
 use super::records::Ended;
 use crate::config::Protocol;
-use crate::machine::{Action, ConnectionId, Event, RequestId, Settled, Spread};
+use crate::machine::{Action, ConnectionId, Event, Outcome, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -47,6 +47,9 @@ impl Shell {
             }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
+            Action::ShutOut { listener } => self.shut_out(listener),
+            Action::LetIn { listener } => self.let_in(listener),
+            Action::Look { listener } => self.look(listener),
             Action::CloseListener { listener } => self.close_listener(listener),
             Action::StartAccepting { listener } => self.accept_from(listener, true),
             Action::StopAccepting { listener } => self.accept_from(listener, false),
@@ -75,6 +78,7 @@ impl Shell {
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
             Action::ReloadDelayed { why } => self.records.reload_delayed(why),
             Action::MeasureDraining { workers } => self.measure_draining(&workers),
+            Action::Prepare { generation } => self.prepare(generation),
             Action::ReloadStarted { generation, tickets } => {
                 self.manager.reloading();
                 self.records.reload_started(generation, &tickets);
@@ -84,6 +88,7 @@ impl Shell {
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
+                self.plans.reload_ended(generation, outcome == Outcome::Committed);
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
                 self.drop_pins();
                 self.manager.reloaded();
@@ -103,14 +108,14 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) {
         let Identity { worker, slot, generation } = identity;
-        let spawned = match self.config.protocol {
+        let spawned = match self.plans.of(generation).config.protocol {
             Protocol::Everport => self.try_spawn(identity),
             Protocol::ListenFds => self.try_spawn_foreign(identity),
         };
         match spawned {
             Ok(pid) => info!(%worker, %slot, %generation, pid, "worker spawned"),
             Err(error) => {
-                let reason = format!("start {:?}: {error}", self.launcher.program());
+                let reason = format!("start {:?}: {error}", self.plans.of(generation).launcher.program());
                 warn!(%worker, %slot, %generation, reason, "worker not spawned");
                 self.note(Event::SpawnFailed { worker, reason });
             }
@@ -123,7 +128,7 @@ impl Shell {
         let bell = board::bell()?;
         let bells = [bell.try_clone()?, bell];
         let inherited = &ends.inherited;
-        let process = self.launcher.spawn(
+        let process = self.plans.of_mut(identity.generation).launcher.spawn(
             identity.generation,
             |command, _| inherited.pass_to(command, identity),
             &self.output,
@@ -172,7 +177,8 @@ impl Shell {
     /// Forgets the programs of generations that are no more.
     fn drop_pins(&mut self) {
         let generations = self.machine.generations().map(|(generation, _)| generation);
-        self.launcher.keep_pins(&generations.collect());
+        let generations = generations.collect();
+        self.plans.keep_pins(&generations);
     }
 
     /// Gives an order to a worker; one that does not read its orders is broken.
@@ -278,6 +284,28 @@ impl Shell {
                 }
             }
         }
+    }
+
+    fn shut_out(&mut self, listener: ListenerId) {
+        let Some(held) = self.listeners.get_mut(listener) else { return };
+        match held.bound.shut_out() {
+            Ok(()) => info!(listener = held.key, "listener shut; those who wait there are served yet"),
+            Err(error) => warn!(listener = held.key, %error, "listener not shut before its end"),
+        }
+    }
+
+    fn let_in(&mut self, listener: ListenerId) {
+        let Some(held) = self.listeners.get_mut(listener) else { return };
+        match held.bound.let_in() {
+            Ok(()) => info!(listener = held.key, "listener open again: the new generation uses it"),
+            Err(error) => error!(listener = held.key, %error, "listener stays shut"),
+        }
+    }
+
+    fn look(&mut self, listener: ListenerId) {
+        // One that cannot be looked at is not worth waiting for.
+        let awaited = self.listeners.get(listener).is_some_and(|held| held.bound.is_awaited().unwrap_or(false));
+        self.note(Event::Looked { listener, awaited });
     }
 
     fn close_listener(&mut self, listener: ListenerId) {

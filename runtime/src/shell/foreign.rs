@@ -47,14 +47,14 @@ pub(crate) struct Foreigners {
     held: HashMap<WorkerId, Foreigner>,
     /// Nothing under another protocol.
     notify: Option<NotifySocket>,
-    rule: Rule,
-    drain_signal: Signal,
     looked: Instant,
 }
 
 #[derive(Debug)]
 struct Foreigner {
     identity: Identity,
+    drain_signal: Signal,
+    rule: Rule,
     /// Nothing once it has been reaped.
     process: Option<Process>,
     /// Nothing once it is ready.
@@ -82,14 +82,20 @@ impl Start {
     }
 }
 
+impl Rule {
+    /// As the settings of a generation say.
+    fn of(config: &Config) -> Self {
+        Self { manual: config.readiness == Readiness::Manual, after: config.ready_after }
+    }
+}
+
 impl Foreigners {
     pub(crate) fn new(config: &Config) -> io::Result<Self> {
         let notify = match config.protocol {
             Protocol::ListenFds => Some(NotifySocket::bind()?),
             Protocol::Everport => None,
         };
-        let rule = Rule { manual: config.readiness == Readiness::Manual, after: config.ready_after };
-        Ok(Self { held: HashMap::new(), notify, rule, drain_signal: config.drain_signal, looked: clock::now() })
+        Ok(Self { held: HashMap::new(), notify, looked: clock::now() })
     }
 
     /// Where programs say that they are ready.
@@ -137,17 +143,19 @@ impl Foreigners {
 impl Shell {
     pub(super) fn try_spawn_foreign(&mut self, identity: Identity) -> io::Result<i32> {
         let worker = identity.worker;
-        let listeners: Vec<_> =
-            self.listeners.iter().map(|(_, held)| (held.bound.as_fd(), held.bound.address().name())).collect();
+        let plan = self.plans.of(identity.generation);
+        let held = plan.configured.iter().filter_map(|listener| self.listeners.get(*listener));
+        let listeners: Vec<_> = held.map(|held| (held.bound.as_fd(), held.bound.address().name())).collect();
         let missing = listeners.iter().map(|(fd, _)| Socket::of(fd)).collect::<io::Result<_>>()?;
-        let orphaned = self.foreigners.drain_signal;
+        let (orphaned, rule) = (plan.config.drain_signal, Rule::of(&plan.config));
         let notify = self.foreigners.notify.as_ref().map(NotifySocket::name);
         let endow = |command: &mut Command, arg0: &OsStr| {
             identity.pass_to(command);
             command.envs(notify.map(|name| ("NOTIFY_SOCKET", name)));
             ListenFds { arg0, listeners: &listeners, orphaned }.pass_to(command)
         };
-        let process = self.launcher.spawn(identity.generation, endow, &self.output)?;
+        let process =
+            self.plans.of_mut(identity.generation).launcher.spawn(identity.generation, endow, &self.output)?;
         if let Err(error) = self.poller.add(&process, Source::Process(worker)) {
             // Nobody has been told of this process yet, so it is ended here.
             process.kill();
@@ -156,7 +164,10 @@ impl Shell {
         }
         let pid = process.pid();
         let start = Start { since: clock::now(), said: false, hidden: false, missing };
-        self.foreigners.held.insert(worker, Foreigner { identity, process: Some(process), start: Some(start) });
+        self.foreigners.held.insert(
+            worker,
+            Foreigner { identity, drain_signal: orphaned, rule, process: Some(process), start: Some(start) },
+        );
         Ok(pid)
     }
 
@@ -187,10 +198,9 @@ impl Shell {
     }
 
     fn judge_foreigners(&mut self) {
-        let rule = self.foreigners.rule;
         let mut ready = Vec::new();
         for (worker, foreigner) in &mut self.foreigners.held {
-            if let Some(proof) = foreigner.start.as_ref().and_then(|start| rule.judge(start.evidence())) {
+            if let Some(proof) = foreigner.start.as_ref().and_then(|start| foreigner.rule.judge(start.evidence())) {
                 foreigner.start = None;
                 ready.push((*worker, proof, foreigner.identity));
             }
@@ -202,8 +212,8 @@ impl Shell {
                 Proof::Time => warn!(%worker, %slot, %generation, by = "ready-after, unproven", "worker ready"),
             }
             // Nobody asked, but it uses all of them.
-            for (listener, _) in self.listeners.iter() {
-                self.events.push_back(Event::ListenAsked { worker, request: RequestId(0), listener });
+            for listener in &self.plans.of(generation).configured {
+                self.events.push_back(Event::ListenAsked { worker, request: RequestId(0), listener: *listener });
             }
             self.note(Event::WorkerReady { worker });
         }
@@ -228,8 +238,8 @@ impl Shell {
     }
 
     pub(super) fn drain_foreign(&mut self, worker: WorkerId) {
-        let signal = self.foreigners.drain_signal;
-        let Some(process) = self.foreigners.process(worker) else { return };
+        let Some(foreigner) = self.foreigners.held.get(&worker) else { return };
+        let (Some(process), signal) = (&foreigner.process, foreigner.drain_signal) else { return };
         let pid = process.pid();
         // The default action of a signal that is not handled would cut every connection at once.
         match handles(pid, signal) {

@@ -18,6 +18,7 @@ mod measure;
 mod operator;
 mod orphans;
 mod pin;
+mod plan;
 mod poller;
 mod privileges;
 mod process;
@@ -30,10 +31,8 @@ mod surroundings;
 mod worker_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use everport_handoff::board;
 use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
 use tracing::info;
@@ -44,66 +43,38 @@ use self::foreign::Foreigners;
 use self::link::Link;
 use self::listeners::Listeners;
 use self::manager::Manager;
+use self::plan::{Plan, Plans};
 use self::poller::{Poller, Source};
 pub use self::privileges::PrivilegeError;
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
 use self::surroundings::Output;
-use crate::config::{Config, MAX_WORKERS, Strategy};
+use crate::config::{Config, Origin};
 use crate::control::protocol::MasterState;
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::daemon::Notice;
 use crate::error::{Error, Result};
-use crate::machine::{self, Action, Care, Event, Failure, Limits, Machine, Settings};
+use crate::machine::{Action, Event, Failure, Machine};
 use crate::pid_file::PidFile;
-
-/// How many untaken or revoked offers a worker may have (`credit`).
-///
-/// Small, so that a worker which stalls holds up few clients; large enough that a busy one finds its next connections
-/// waiting whenever its runtime turns, and that several go into one message.
-const CREDIT: usize = 16;
-
-/// How many accepted connections of one listener may wait in the master for a worker with credit.
-///
-/// They cost the master a descriptor each; beyond this the kernel's backlog holds them just as well. Enough to keep every
-/// worker of a large machine supplied between two turns of the loop.
-const QUEUE: usize = 64;
 
 /// How long to wait before sending again what found no room for descriptors under way: the workers take theirs in less.
 const STARVED_RETRY: Duration = Duration::from_millis(100);
 
 /// Runs the master until it is told to stop, and gives notice when it serves. Called in the master, on its main thread.
-pub(crate) fn run(config: Config, notice: Option<Notice>) -> Result<()> {
-    let mut shell = Shell::start(config, notice)?;
+pub(crate) fn run(config: Config, origin: Origin, notice: Option<Notice>) -> Result<()> {
+    let mut shell = Shell::start(config, origin, notice)?;
     let ended = shell.run();
     info!("master stopped");
     ended
 }
 
-/// How the workers are looked after, as the settings say.
-fn care(config: &Config) -> Care {
-    Care {
-        seed: RandomState::new().hash_one(std::process::id()),
-        most_workers: MAX_WORKERS,
-        restart_limit: config.restart_limit,
-        restart_period: config.restart_period,
-        hang_timeout: config.hang_timeout,
-        recycle: Limits {
-            memory: config.recycle_memory,
-            age: config.recycle_age,
-            connections: config.recycle_connections,
-        },
-        recycle_at_once: config.recycle_at_once,
-    }
-}
-
 /// Everything that the master owns.
 struct Shell {
-    config: Config,
+    origin: Origin,
+    plans: Plans,
     machine: Machine,
-    launcher: Launcher,
     output: Output,
     manager: Manager,
     /// To be given once, when the first generation serves.
@@ -134,38 +105,21 @@ struct Shell {
 
 impl Shell {
     /// Acquires everything; any failure is named and leaves nothing behind.
-    fn start(config: Config, notice: Option<Notice>) -> Result<Self> {
+    fn start(config: Config, mut origin: Origin, notice: Option<Notice>) -> Result<Self> {
         let signals = Signals::catch().map_err(Error::io("catch", &"signals"))?;
         let poller = Poller::new().map_err(|errno| Error::io("make", &"an epoll")(errno.into()))?;
         let soft = privileges::raise_nofile().map_err(Error::io("raise", &"the limit of descriptors"))?;
         let launcher = Launcher::new(&config, soft)?;
+        origin.anchor(launcher.directory());
         let output = Output::start(&config)?;
         let manager = Manager::from_env().map_err(Error::io("reach", &"the service manager of NOTIFY_SOCKET"))?;
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
         let foreigners = Foreigners::new(&config).map_err(Error::io("make", &"the socket for READY=1"))?;
-        let settings = Settings {
-            workers: config.workers.get(),
-            ready_timeout: config.ready_timeout,
-            drain_timeout: config.drain_timeout,
-            strategy: match config.strategy {
-                Strategy::All => machine::Strategy::All,
-                Strategy::Rolling => machine::Strategy::Rolling,
-            },
-            probation: config.probation,
-            drain_generations: config.drain_generations,
-            drain_age: config.drain_age,
-            drain_memory: config.drain_memory,
-            steal_after: config.steal_after,
-            credit: CREDIT,
-            words: board::OFFER_WORDS,
-            queue: QUEUE,
-            care: care(&config),
-        };
         let mut shell = Self {
-            machine: Machine::new(settings),
-            launcher,
+            machine: Machine::new(plan::settings(&config)),
+            origin,
             output,
             manager,
             notice,
@@ -182,13 +136,14 @@ impl Shell {
             events: VecDeque::new(),
             end: None,
             _pid_file: pid_file,
-            config,
+            plans: Plans::new(Plan { config, launcher, configured: Vec::new() }),
             poller,
             signals,
             control,
         };
         shell.watch_own_sources().map_err(|errno| Error::io("watch", &"signals and control")(errno.into()))?;
-        shell.bind_configured()?;
+        let listen = shell.plans.active().config.listen.clone();
+        shell.plans.active_mut().configured = shell.bind_configured(&listen)?;
         Ok(shell)
     }
 
@@ -204,7 +159,7 @@ impl Shell {
     }
 
     fn run(&mut self) -> Result<()> {
-        let (workers, policy) = (self.config.workers.get(), self.config.policy);
+        let (workers, policy) = (self.plans.active().config.workers.get(), self.plans.active().config.policy);
         info!(pid = std::process::id(), workers, %policy, "master started");
         self.note(Event::Started);
         self.pump();

@@ -31,6 +31,7 @@ pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
     surroundings: Surroundings,
+    start: Start,
     /// What the generations that have not gone were started from.
     pins: BTreeMap<Generation, Pins>,
 }
@@ -42,6 +43,14 @@ struct Pins {
     directory: Pin,
 }
 
+/// What was so when the master was started, and stays so for every generation.
+#[derive(Clone, Debug)]
+struct Start {
+    /// The working directory, as it was given.
+    directory: PathBuf,
+    soft_nofile: Option<u64>,
+}
+
 impl Launcher {
     /// Notes what was given and from where, at the start of the master.
     ///
@@ -50,14 +59,33 @@ impl Launcher {
     /// The working directory is gone, there is no such program, or workers cannot have such privileges.
     pub(crate) fn new(config: &Config, soft_nofile: Option<u64>) -> Result<Self> {
         let directory = directory_as_given().map_err(Error::io("find", &"the working directory"))?;
+        let start = Start { directory, soft_nofile };
+        Self::make(config, start, |directory| {
+            let program = itself_as_given(directory).map_err(Error::io("find", &"this program's own file"))?;
+            Ok((program, env::args_os().skip(1).collect()))
+        })
+    }
+
+    /// Starts workers as other settings say, from where this one does.
+    ///
+    /// # Errors
+    ///
+    /// There is no such program, or workers cannot have such privileges.
+    pub(crate) fn renewed(&self, config: &Config) -> Result<Self> {
+        Self::make(config, self.start.clone(), |_| Ok((self.program.clone(), self.arguments.clone())))
+    }
+
+    fn make(
+        config: &Config,
+        start: Start,
+        itself: impl FnOnce(&Path) -> Result<(OsString, Vec<OsString>)>,
+    ) -> Result<Self> {
+        let directory = &start.directory;
         let (program, arguments) = match &config.program {
-            Program::Embedded => {
-                let program = itself_as_given(&directory).map_err(Error::io("find", &"this program's own file"))?;
-                (program, env::args_os().skip(1).collect())
-            }
+            Program::Embedded => itself(directory)?,
             Program::Command { program, arguments } => {
                 let named = format!("the program {program:?}");
-                find(program, &directory).map_err(Error::io("run", &named))?;
+                find(program, directory).map_err(Error::io("run", &named))?;
                 // In whatever directory the workers are to run, the name is meant here.
                 let is_path = program.as_encoded_bytes().contains(&b'/');
                 let moves = is_path && config.directory.is_some();
@@ -65,8 +93,13 @@ impl Launcher {
                 (program, arguments.clone())
             }
         };
-        let surroundings = Surroundings::new(config, &directory, soft_nofile)?;
-        Ok(Self { program, arguments, surroundings, pins: BTreeMap::new() })
+        let surroundings = Surroundings::new(config, directory, start.soft_nofile)?;
+        Ok(Self { program, arguments, surroundings, start, pins: BTreeMap::new() })
+    }
+
+    /// The master's working directory, as it was given.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.start.directory
     }
 
     /// The program as it was given.

@@ -267,6 +267,7 @@ impl Records {
     /// Why a generation could not start, or not stay, in a sentence.
     pub(super) fn describe(&self, failure: &Failure) -> String {
         match failure {
+            Failure::NotPrepared { reason } => reason.clone(),
             Failure::SpawnFailed { slot, reason } => {
                 format!("the worker of slot {slot} could not be started: {reason}")
             }

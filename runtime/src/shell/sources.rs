@@ -60,16 +60,25 @@ impl Shell {
         }
     }
 
-    /// Binds the listeners of the configuration, each or none.
-    pub(super) fn bind_configured(&mut self) -> Result<()> {
-        for address in self.config.listen.clone() {
-            let listener = self.listeners.bind(&address, 0).map_err(|failure| Error::Bind {
-                address: address.to_string(),
-                source: io::Error::new(failure.kind(), failure.cause),
-            })?;
-            self.announce(listener, true);
+    /// Finds or binds the listeners that settings name. After a failure those that were bound belong to nobody, and the
+    /// machine closes them.
+    pub(super) fn bind_configured(&mut self, addresses: &[ListenAddress]) -> Result<Vec<ListenerId>> {
+        let mut configured = Vec::new();
+        for address in addresses {
+            let listener = match self.listeners.find(address, 0).filter(|found| !configured.contains(found)) {
+                Some(found) => found,
+                None => {
+                    let bound = self.listeners.bind(address, 0).map_err(|failure| Error::Bind {
+                        address: address.to_string(),
+                        source: io::Error::new(failure.kind(), failure.cause),
+                    })?;
+                    self.announce(bound, true);
+                    bound
+                }
+            };
+            configured.push(listener);
         }
-        Ok(())
+        Ok(configured)
     }
 
     fn announce(&mut self, listener: ListenerId, configured: bool) {
@@ -241,19 +250,21 @@ impl Shell {
             return self.note(Event::WorkerIncompatible { worker, reason });
         }
         let Some(link) = self.links.get_mut(&worker) else { return };
+        let generation = link.identity.generation;
         link.talk = Talk::Agreed;
         let fd = link.bell_copy.take();
+        let config = &self.plans.of(generation).config;
         let message = ToWorker::Welcome {
             version,
-            manual_ready: self.config.readiness == Readiness::Manual,
-            first_byte_grace: self.config.first_byte_grace,
-            drain_timeout: self.config.drain_timeout,
+            manual_ready: config.readiness == Readiness::Manual,
+            first_byte_grace: config.first_byte_grace,
+            drain_timeout: config.drain_timeout,
         };
         self.order(worker, Order { message, fd });
     }
 
     fn listen(&mut self, worker: WorkerId, request: u32, address: &str, index: u32) {
-        match self.find_or_bind(address, index) {
+        match self.find_or_bind(worker, address, index) {
             Ok(listener) => self.note(Event::ListenAsked { worker, request: RequestId(request), listener }),
             Err(failure) => {
                 if let Some(link) = self.links.get_mut(&worker)
@@ -266,7 +277,12 @@ impl Shell {
         }
     }
 
-    fn find_or_bind(&mut self, address: &str, index: u32) -> std::result::Result<ListenerId, ListenFailure> {
+    fn find_or_bind(
+        &mut self,
+        worker: WorkerId,
+        address: &str,
+        index: u32,
+    ) -> std::result::Result<ListenerId, ListenFailure> {
         let refuse = |reason: String| ListenFailure { errno: None, reason };
         let address: ListenAddress = address.parse().map_err(|error| refuse(format!("{error}")))?;
         if address.host_port().is_some() {
@@ -275,7 +291,9 @@ impl Shell {
         if let Some(listener) = self.listeners.find(&address, index) {
             return Ok(listener);
         }
-        if self.launcher.surroundings().is_other_user() {
+        let generation = self.links.get(&worker).map(|link| link.identity.generation);
+        let plan = generation.map_or(self.plans.active(), |generation| self.plans.of(generation));
+        if plan.launcher.surroundings().is_other_user() {
             let reason =
                 format!("bind {address}: workers of another user may listen where the configuration says only");
             return Err(ListenFailure { errno: Some(Errno::ACCESS.raw_os_error()), reason });
@@ -389,7 +407,8 @@ impl Shell {
                     self.reopen(Some(answer));
                 }
                 Request::Stop { client, at_once, answer } => {
-                    let drain_timeout_ms = u64::try_from(self.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+                    let drain_timeout_ms =
+                        u64::try_from(self.plans.active().config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
                     let _ = answer.send(Stopping { at_once, drain_timeout_ms });
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });

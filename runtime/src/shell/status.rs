@@ -21,7 +21,7 @@ impl Shell {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: self.state(),
             uptime_seconds: self.records.uptime().as_secs(),
-            policy: self.config.policy,
+            policy: self.plans.active().config.policy,
             slots: self.machine.slots(),
             generations: self.machine.generations().map(|(id, state)| self.generation(id, state)).collect(),
             listeners: self.listeners(),

@@ -114,6 +114,7 @@ fn listener_is_closed_at_the_commit_of_a_generation_without_it() {
     world.ready(3);
     assert!(world.is_open(ASKED), "not before");
     world.ready(4);
+    world.pass_millis(250);
     assert!(!world.is_open(ASKED));
     assert!(world.is_open(PORT));
 }

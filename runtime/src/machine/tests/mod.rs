@@ -2,6 +2,8 @@
 
 mod accepting;
 mod care;
+mod clearing;
+mod configuring;
 mod generation_states;
 mod listening;
 mod nonsense;

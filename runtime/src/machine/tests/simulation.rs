@@ -63,7 +63,7 @@ impl History {
             probation: Duration::from_millis(if random.one_in(3) { 0 } else { random.below(3_000) }),
             drain_generations: 1 + random.below(3) as u32,
             drain_age: random.one_in(4).then(|| Duration::from_millis(random.below(5_000))),
-            drain_memory: random.one_in(4).then_some(1000),
+            drain_memory: random.one_in(3).then_some(400),
             steal_after: Duration::from_millis(10 + random.below(90)),
             credit: 1 + random.below(6) as usize,
             queue: random.below(12) as usize,
@@ -135,6 +135,7 @@ impl History {
                 self.world.memory = self.random.below(600);
             }
             97 if self.random.one_in(2) => self.world.next_spawn_fails = self.random.one_in(2),
+            97 if self.random.one_in(2) => self.edit_plan(),
             97 => self.some_order(),
             98 => self.world.feed(Event::AcceptExhausted),
             _ if self.random.one_in(6) => {
@@ -142,6 +143,21 @@ impl History {
                 self.world.feed(Event::StopAsked { at_once });
             }
             _ => {}
+        }
+    }
+
+    /// Somebody edits the configuration.
+    fn edit_plan(&mut self) {
+        let plan = &mut self.world.plan;
+        plan.fails = self.random.one_in(4);
+        plan.settings.workers = 1 + self.random.below(4) as u32;
+        plan.settings.drain_timeout = Duration::from_millis(500 + self.random.below(20_000));
+        plan.settings.drain_memory = self.random.one_in(3).then_some(500);
+        for listener in [ListenerId(101), ListenerId(102)] {
+            if plan.configured.remove(&listener).is_none() {
+                let spread = if self.random.one_in(3) { Spread::Shared } else { Spread::Offered };
+                plan.configured.insert(listener, spread);
+            }
         }
     }
 
@@ -162,6 +178,10 @@ impl History {
     }
 
     fn port(&mut self) -> ListenerId {
+        if self.random.one_in(4) {
+            return ListenerId(101 + self.random.below(2) as u32);
+        }
+
         ListenerId(1 + self.random.below(u64::from(self.listeners) + 1) as u32)
     }
 
@@ -332,11 +352,14 @@ fn random_histories_keep_what_must_hold() {
     assert!(!all_of_them || rare.iter().all(|count| *count >= 5), "something hardly ever happened: {rare:?}");
 }
 
-const RARE: usize = 14;
+const RARE: usize = 17;
 
 /// The number of an action that only some histories come to.
 fn rarity(action: &Action) -> Option<usize> {
     match action {
+        Action::ShutOut { .. } => Some(14),
+        Action::LetIn { .. } => Some(15),
+        Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::NotPrepared { .. }), .. } => Some(16),
         Action::SlotRests { .. } => Some(0),
         Action::SlotRecovered { .. } => Some(1),
         Action::Recycling { .. } => Some(2),

@@ -90,6 +90,16 @@ enum Message {
 struct Port {
     accepting: bool,
     backlog: usize,
+    /// When nobody new gets in.
+    shut: bool,
+}
+
+/// The configuration, as a reload finds it.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) configured: BTreeMap<ListenerId, Spread>,
+    pub(super) fails: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +120,10 @@ pub(super) struct World {
     pub(super) next_spawn_fails: bool,
     /// How much memory every worker that drains has.
     pub(super) memory: u64,
+    /// What the next reload finds.
+    pub(super) plan: Plan,
+    /// The settings of the generation that is being started.
+    preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
     events: VecDeque<Event>,
@@ -135,6 +149,8 @@ impl World {
             dies_slowly: false,
             next_spawn_fails: false,
             memory: 0,
+            plan: Plan { settings, configured: BTreeMap::from([(PORT, Spread::Offered)]), fails: false },
+            preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
             events: VecDeque::new(),
@@ -256,7 +272,7 @@ impl World {
 
     pub(super) fn connect_to(&mut self, listener: ListenerId, clients: usize) {
         if let Some(port) = self.ports.get_mut(&listener) {
-            port.backlog += clients;
+            port.backlog += if port.shut { 0 } else { clients };
         }
         self.run();
     }

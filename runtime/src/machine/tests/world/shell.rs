@@ -1,12 +1,13 @@
 //! What the shell, the kernel and the workers do: events in, actions out, one instant at a time. Each action is checked
 //! against what has happened so far.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 use super::super::super::*;
-use super::{Message, Mood, Process, Told, Word, World};
+use super::{Message, Mood, Plan, Port, Process, Told, Word, World};
 
 impl World {
     /// Feeds one event, and whatever follows from it.
@@ -121,6 +122,18 @@ impl World {
                 assert!(!self.worker(worker.0).exited);
                 assert!(self.worker(worker.0).uses.contains(&listener), "{worker:?} does not have {listener:?}");
             }
+            Action::ShutOut { listener } => {
+                let port = self.ports.get_mut(&listener).expect("an open listener");
+                assert!(!std::mem::replace(&mut port.shut, true), "{listener:?} is shut twice");
+            }
+            Action::LetIn { listener } => {
+                let port = self.ports.get_mut(&listener).expect("an open listener");
+                assert!(std::mem::take(&mut port.shut), "{listener:?} is not shut");
+            }
+            Action::Look { listener } => {
+                let awaited = self.backlog(listener) > 0;
+                self.events.push_back(Event::Looked { listener, awaited });
+            }
             Action::CloseListener { listener } => {
                 self.ports.remove(&listener).expect("a listener is closed once");
             }
@@ -169,6 +182,7 @@ impl World {
                 let bytes = self.memory * workers.len() as u64;
                 self.events.push_back(Event::DrainingMeasured { bytes });
             }
+            Action::Prepare { .. } => self.prepare(),
             Action::ReloadDelayed { .. } | Action::GenerationDrained { .. } => {}
             Action::StopBegan { .. } | Action::WarnUnclaimed { .. } => {}
             Action::ReloadStarted { generation, .. } => {
@@ -181,7 +195,11 @@ impl World {
             Action::ReloadEnded { generation, ref tickets, ref outcome, .. } => {
                 let never_began = matches!(outcome, Outcome::RolledBack(Failure::Stopped | Failure::Asked { .. }));
                 assert!(self.running_reload == Some(generation) || never_began, "a reload ends that does not run");
-                self.running_reload = self.running_reload.filter(|running| *running != generation);
+                if self.running_reload == Some(generation) {
+                    self.running_reload = None;
+                    let settings = self.preparing.take().filter(|_| *outcome == Outcome::Committed);
+                    self.settings = settings.unwrap_or(self.settings);
+                }
                 let judge = match outcome {
                     Outcome::RolledBack(Failure::Asked { ticket }) => Some(ticket),
                     _ => None,
@@ -193,6 +211,23 @@ impl World {
             Action::NothingToRollBack { ticket } => self.answer(ticket),
             _ => panic!("nobody carries out {action:?}"),
         }
+    }
+
+    /// Binds what the configuration adds, and answers.
+    fn prepare(&mut self) {
+        let Plan { settings, configured, fails } = self.plan.clone();
+        for (&listener, &spread) in &configured {
+            if let Entry::Vacant(free) = self.ports.entry(listener) {
+                free.insert(Port::default());
+                self.events.push_back(Event::ListenerBound { listener, spread, configured: true });
+            }
+        }
+        if fails {
+            return self.events.push_back(Event::PrepareFailed { reason: "no such key".to_owned() });
+        }
+        self.preparing = Some(settings);
+        self.events
+            .push_back(Event::Prepared { settings: Box::new(settings), configured: configured.into_keys().collect() });
     }
 
     fn spawn(&mut self, worker: WorkerId, slot: Slot, generation: Generation) {

@@ -1,7 +1,11 @@
+//! What is accepted, what is not, and in which words.
+
+mod file;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
 
-use super::key::KEYS;
+use super::key::{KEYS, Reach};
 use super::*;
 
 /// A pure environment.
@@ -34,6 +38,26 @@ fn the_table_is_in_the_order_of_the_settings() {
     for (index, key) in KEYS.iter().enumerate() {
         assert_eq!(key.setting as usize, index, "{}", key.name);
         assert_eq!(key.setting.key().name, key.name);
+    }
+}
+
+#[test]
+fn the_documentation_has_every_key_with_its_default() {
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/configuration.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    let rows: Vec<&str> = manual.lines().filter(|line| line.starts_with("| `")).collect();
+    let written = |key: &Key| {
+        let mark = if key.reach == Reach::Master { r" \*" } else { "" };
+        let default = match key.default {
+            KeyDefault::Value(value) => format!("`{value}`"),
+            KeyDefault::Words(words) => words.to_owned(),
+        };
+        format!("| `{}`{mark} | {default} |", key.name)
+    };
+    let expected: Vec<String> = KEYS.iter().map(written).collect();
+    assert_eq!(rows.len(), expected.len());
+    for (row, start) in rows.iter().zip(&expected) {
+        assert!(row.starts_with(start.as_str()), "{row}\n{start}");
     }
 }
 
