@@ -162,7 +162,7 @@ fn wrong_flags_are_named() {
     for (flags, words) in cases {
         fails(Setup::cli(flags, &[WORKER, "127.0.0.1:0"]), 2, words);
     }
-    fails(Setup::program(CLI, &["run", "--listen", "127.0.0.1:0"]), 2, &["PROGRAM"]);
+    fails(Setup::program(CLI, &["run", "--listen", "127.0.0.1:0"]), 2, &["no program"]);
     fails(Setup::program(CLI, &["restart"]), 2, &["restart"]);
 }
 

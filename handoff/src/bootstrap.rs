@@ -13,7 +13,7 @@
 //! has the variables but not the descriptors, which are close-on-exec again as soon as the worker has adopted them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 
 use crate::board::{MasterBoard, WorkerBoard};
@@ -66,7 +66,7 @@ pub fn prepare() -> io::Result<MasterEnds> {
 impl Inherited {
     /// Makes `command` start a worker that can [`adopt`] these ends. Called in the master; keep `self` until the spawn.
     ///
-    /// The child starts with the default action for every signal.
+    /// The child starts with the default action for every signal but the real-time ones, and none blocked.
     pub fn pass_to(&self, command: &mut Command, identity: Identity) -> io::Result<()> {
         command
             .env(CHANNEL, describe(&self.channel)?)
@@ -96,10 +96,10 @@ pub struct Adopted {
 ///
 /// The variables name descriptors that are ours but make no sense: this program and the master do not fit together.
 pub fn adopt() -> io::Result<Option<Adopted>> {
-    let Some(channel) = take_over(CHANNEL)? else {
+    let Some(channel) = take_over(CHANNEL, is_channel)? else {
         return Ok(None);
     };
-    let board = take_over(BOARD)?.ok_or_else(|| invalid(BOARD))?;
+    let board = take_over(BOARD, |_| Ok(true))?.ok_or_else(|| invalid(BOARD))?;
     let identity = Identity {
         worker: WorkerId(number(WORKER)?),
         slot: Slot(number(SLOT)?),
@@ -114,15 +114,21 @@ fn describe(fd: &OwnedFd) -> io::Result<String> {
 }
 
 /// Adopts the descriptor that a variable names, if it still is the one that the master meant.
-fn take_over(variable: &str) -> io::Result<Option<OwnedFd>> {
+fn take_over(variable: &str, is_kind: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>) -> io::Result<Option<OwnedFd>> {
     let Ok(value) = std::env::var(variable) else {
         return Ok(None);
     };
     let (fd, inode) = value.split_once(':').ok_or_else(|| invalid(variable))?;
-    let (Ok(fd), Ok(inode)) = (fd.parse(), inode.parse()) else {
+    let (Ok(fd), Ok(inode)) = (fd.parse(), inode.parse::<u64>()) else {
         return Err(invalid(variable));
     };
-    inherit::adopt_if(fd, inode)
+    inherit::adopt_if(fd, |fd| Ok(rustix::fs::fstat(fd)?.st_ino == inode && is_kind(fd)?))
+}
+
+/// Inodes are numbered by each file system, so that a file of another kind may have the number of a channel's.
+fn is_channel(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    Ok(sockopt::socket_type(fd)? == SocketType::SEQPACKET && sockopt::socket_domain(fd)? == AddressFamily::UNIX)
 }
 
 fn number<N: std::str::FromStr>(variable: &str) -> io::Result<N> {

@@ -118,10 +118,6 @@ impl Channel {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(ReceiveError::Empty);
                 }
-                // The peer has gone and left something unread.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Err(ReceiveError::Closed);
-                }
                 Err(error) => return Err(error.into()),
             };
             if packet.truncated {
@@ -187,12 +183,17 @@ mod tests {
 
     #[test]
     fn a_closed_channel_is_read_to_its_end_first() {
-        let (master, worker) = pair();
-        worker.send(&ToMaster::Ready, &[]).unwrap();
-        drop(worker);
-        assert_eq!(master.receive::<ToMaster>().unwrap().message, ToMaster::Ready);
-        assert!(matches!(master.receive::<ToMaster>(), Err(ReceiveError::Closed)));
-        assert_eq!(master.send(&ToWorker::Pause, &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        for left_unread in [false, true] {
+            let (master, worker) = pair();
+            worker.send(&ToMaster::Ready, &[]).unwrap();
+            if left_unread {
+                master.send(&ToWorker::Pause, &[]).unwrap();
+            }
+            drop(worker);
+            assert_eq!(master.receive::<ToMaster>().unwrap().message, ToMaster::Ready);
+            assert!(matches!(master.receive::<ToMaster>(), Err(ReceiveError::Closed)));
+            assert_eq!(master.send(&ToWorker::Pause, &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::board::OfferId;
-use crate::id::{Generation, ListenerId, Slot, WorkerId};
+use crate::id::ListenerId;
 use crate::name::SocketName;
 
 /// The newest version of the protocol that this crate speaks.
@@ -78,12 +78,6 @@ pub enum ToWorker {
     Welcome {
         /// The version of the protocol that both speak from now on.
         version: u16,
-        /// Who the worker is.
-        worker: WorkerId,
-        /// The slot that it fills.
-        slot: Slot,
-        /// The generation that it belongs to.
-        generation: Generation,
         /// Whether only the application itself says that it is ready.
         manual_ready: bool,
         /// How long streams that were never read may hold back `draining()`.
@@ -107,11 +101,8 @@ pub enum ToWorker {
     Activate,
     /// The worker stops accepting and stays warm.
     Pause,
-    /// The worker takes nothing more and finishes what it has.
-    Drain {
-        /// After this time the master kills it.
-        deadline: Duration,
-    },
+    /// The worker takes nothing more and finishes what it has, or is killed when its time is over.
+    Drain,
     /// The master wants to see the heartbeat move.
     Beat,
 }

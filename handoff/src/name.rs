@@ -17,9 +17,9 @@ use crate::address::Escaped;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SocketName {
     /// An IP address and port.
-    Inet(SocketAddr),
+    Inet(#[serde(with = "inet")] SocketAddr),
     /// A unix socket bound to a path.
-    Path(PathBuf),
+    Path(#[serde(with = "path_bytes")] PathBuf),
     /// A unix socket in the abstract namespace, without the leading zero byte.
     Abstract(Vec<u8>),
     /// A unix socket that is not bound to anything, as most clients are.
@@ -101,9 +101,83 @@ impl fmt::Display for SocketName {
     }
 }
 
+/// An IP address and port, whole: serde's own form leaves out the scope, without which a link-local client has no name.
+mod inet {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    enum Inet {
+        V4(Ipv4Addr, u16),
+        /// With flow label and scope.
+        V6(Ipv6Addr, u16, u32, u32),
+    }
+
+    pub(super) fn serialize<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+        match address {
+            SocketAddr::V4(v4) => Inet::V4(*v4.ip(), v4.port()),
+            SocketAddr::V6(v6) => Inet::V6(*v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()),
+        }
+        .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+        Ok(match Inet::deserialize(deserializer)? {
+            Inet::V4(ip, port) => (ip, port).into(),
+            Inet::V6(ip, port, flow, scope) => SocketAddrV6::new(ip, port, flow, scope).into(),
+        })
+    }
+}
+
+/// A path as its bytes: it need not be UTF-8, and any local client picks its own.
+mod path_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn names() -> impl Strategy<Value = SocketName> {
+        prop_oneof![
+            any::<SocketAddr>().prop_map(SocketName::Inet),
+            any::<Vec<u8>>().prop_map(|path| SocketName::Path(OsString::from_vec(path).into())),
+            any::<Vec<u8>>().prop_map(SocketName::Abstract),
+            Just(SocketName::Unnamed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_can_be_sent(name in names()) {
+            let bytes = postcard::to_stdvec(&name).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<SocketName>(&bytes).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn a_client_s_path_travels_as_its_bytes() {
+        let path = SocketName::Path(OsString::from_vec(b"/cl\xff".to_vec()).into());
+        assert_eq!(postcard::to_stdvec(&path).unwrap(), [1, 4, b'/', b'c', b'l', 0xff]);
+    }
 
     #[test]
     fn the_system_s_addresses_become_names_and_back() {

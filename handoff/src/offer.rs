@@ -5,6 +5,7 @@
 //! free --master--> offered --worker--> taken   --master--> free      the worker owns the connection
 //!                     |----worker--> refused --master--> free      it goes to another worker
 //!                     |----master--> revoked --worker--> free      it goes to another worker
+//!                     |----master--> free                          it was never sent, so that the worker knows nothing of it
 //! ```
 //!
 //! The low three bits are the state, the rest is the sequence number of the offer. A word of zeros is free and was never
@@ -71,9 +72,12 @@ pub enum Reading {
     Refused,
     /// The master withdrew the offer; the worker may still hold a copy.
     Revoked,
-    /// The worker has closed its copy of a withdrawn offer.
+    /// The worker has closed its copy of a withdrawn offer. A word alone cannot tell this from a worker that wrote *free*
+    /// over an offer that was never withdrawn: the master remembers what it read last, and takes only *released* after
+    /// *revoked* for this.
     Released,
-    /// No legal move leads here: the worker is broken or hostile.
+    /// No legal move of this offer leads here: the worker is broken or hostile. A state that is legal by itself but not
+    /// after the one before, as *taken* after *revoked*, does not read so: that too is for the master to notice.
     Illegal,
 }
 

@@ -76,15 +76,17 @@ async fn resolve(address: &ListenAddress) -> io::Result<Vec<ListenAddress>> {
 async fn ask(link: &Arc<Link>, address: &ListenAddress, copy: Arc<dyn Shared>) -> io::Result<Port> {
     link.drive()?;
     match link.ask(address, Inbox::new(copy))?.await {
-        Ok(answer) => answer,
+        Ok(answer) => {
+            link.bound();
+            answer
+        }
         // No answer will come: the master is lost and the process about to end, by its own code.
         Err(_) => pending().await,
     }
 }
 
 fn plain(address: &ListenAddress, kind: Kind) -> io::Result<Source> {
-    let inherited = InheritedSockets::from_env().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let bound = socket::bind(address, inherited)?;
+    let bound = socket::bind(address, InheritedSockets::from_env()?)?;
     if bound.kind() != kind {
         return Err(other_kind(address, kind));
     }

@@ -19,7 +19,7 @@ use crate::address::ListenAddress;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
-use crate::worker::copy::{AtDrain, Copy};
+use crate::worker::copy::{AtDrain, SharedCopy};
 use crate::worker::link::Link;
 use crate::worker::port::{Incoming, Port, decline};
 use crate::worker::tie::Tie;
@@ -28,12 +28,12 @@ use crate::worker::tie::Tie;
 ///
 /// Dropping it tells the master that this worker does not use it any more; the port stays open.
 pub struct Listener<K: Kind> {
-    from: From,
+    origin: Origin,
     local: K::Addr,
 }
 
 /// Where the connections come from.
-enum From {
+enum Origin {
     /// From a socket of this process.
     Plain {
         // Dropped before the socket, which keeps the file's inode from being used again.
@@ -41,7 +41,7 @@ enum From {
         socket: Socket,
     },
     /// From the master, and from the socket that it shares, if it does.
-    Handed { port: Port, copy: Arc<Copy<Socket>> },
+    Handed { port: Port, copy: Arc<SharedCopy<Socket>> },
 }
 
 type Socket = AsyncFd<OwnedFd>;
@@ -49,7 +49,7 @@ type Accepted<K> = io::Result<(Stream<K>, <K as Kind>::Addr)>;
 
 impl<K: Kind> Listener<K> {
     pub(super) async fn bind_address(address: &ListenAddress) -> io::Result<Self> {
-        let copy = Arc::new(Copy::new(AtDrain::Close));
+        let copy = Arc::new(SharedCopy::new(AtDrain::Close));
         let source = bind::bind(address, K::LISTENER, copy.clone()).await?;
         Self::from_source(source, copy, address)
     }
@@ -57,24 +57,24 @@ impl<K: Kind> Listener<K> {
     /// As `bind`, by this link.
     #[cfg(test)]
     pub(crate) async fn bind_by(link: &Arc<Link>, address: &ListenAddress) -> io::Result<Self> {
-        let copy = Arc::new(Copy::new(AtDrain::Close));
+        let copy = Arc::new(SharedCopy::new(AtDrain::Close));
         let source = bind::bind_as(Some(link), address, K::LISTENER, copy.clone()).await?;
         Self::from_source(source, copy, address)
     }
 
-    fn from_source(source: Source, copy: Arc<Copy<Socket>>, address: &ListenAddress) -> io::Result<Self> {
+    fn from_source(source: Source, copy: Arc<SharedCopy<Socket>>, address: &ListenAddress) -> io::Result<Self> {
         let other_kind = || bind::other_kind(address, K::LISTENER);
         match source {
             Source::Plain { socket, file, local } => Ok(Self {
                 local: K::addr(&local).ok_or_else(other_kind)?,
-                from: From::Plain { _file: file, socket: register(socket)? },
+                origin: Origin::Plain { _file: file, socket: register(socket)? },
             }),
             Source::Handed(port) => {
                 copy.register(|socket| match rustix::net::sockopt::socket_type(&socket)? {
                     SocketType::STREAM => register(socket),
                     _ => Err(other_kind()),
                 })?;
-                Ok(Self { local: K::addr(port.local()).ok_or_else(other_kind)?, from: From::Handed { port, copy } })
+                Ok(Self { local: K::addr(port.local()).ok_or_else(other_kind)?, origin: Origin::Handed { port, copy } })
             }
         }
     }
@@ -85,14 +85,15 @@ impl<K: Kind> Listener<K> {
     ///
     /// # Errors
     ///
-    /// As tokio's, and when this process has no room for another socket: then the connection goes to another worker.
+    /// As tokio's, and when this process has no room for another socket. An offered connection goes to another worker
+    /// then; one that this process has accepted itself, from a shared socket, ends if the runtime refuses to watch it.
     pub async fn accept(&self) -> io::Result<(Stream<K>, K::Addr)> {
-        match &self.from {
-            From::Plain { socket, .. } => {
+        match &self.origin {
+            Origin::Plain { socket, .. } => {
                 let (io, name) = socket.async_io(Interest::READABLE, |socket| accept(socket)).await?;
                 stream(io, &name, None)
             }
-            From::Handed { port, copy } => loop {
+            Origin::Handed { port, copy } => loop {
                 // Offers alone never make the task wait: give the others their turn.
                 coop::consume_budget().await;
                 begin(port)?;
@@ -116,15 +117,15 @@ impl<K: Kind> Listener<K> {
 
     /// As [`accept`](Self::accept). As with tokio, only the task of the last call is woken.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream<K>, K::Addr)>> {
-        match &self.from {
-            From::Plain { socket, .. } => loop {
+        match &self.origin {
+            Origin::Plain { socket, .. } => loop {
                 let mut ready = ready!(socket.poll_read_ready(cx))?;
                 if let Ok(accepted) = ready.try_io(|socket| accept(socket.get_ref())) {
                     let (io, name) = accepted?;
                     return Poll::Ready(stream(io, &name, None));
                 }
             },
-            From::Handed { port, copy } => {
+            Origin::Handed { port, copy } => {
                 let turn = ready!(coop::poll_proceed(cx));
                 begin(port)?;
                 port.waiters().register(cx);
@@ -157,13 +158,22 @@ fn begin(port: &Port) -> io::Result<()> {
 }
 
 /// The shared socket, while the worker may accept from it.
-fn open(port: &Port, copy: &Copy<Socket>) -> Option<Arc<Socket>> {
+fn open(port: &Port, copy: &SharedCopy<Socket>) -> Option<Arc<Socket>> {
     let open = port.link().state().uses_shared();
     if open { copy.get() } else { None }
 }
 
 /// Takes the oldest offer that is still good. Nothing waits in here, so that a cancelled `accept` loses none.
 fn take_offer<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    let accepted = look_for_offer(port);
+    if !matches!(accepted, Some(Ok(_))) && port.link().state().is_lost() {
+        // What a drain waited for may have been no connection after all.
+        port.link().settle();
+    }
+    accepted
+}
+
+fn look_for_offer<K: Kind>(port: &Port) -> Option<Accepted<K>> {
     let link = port.link();
     // Held until the connection is counted: no drain can be announced between.
     let state = link.state();
@@ -230,9 +240,9 @@ fn register_stream<K: Kind>(socket: OwnedFd, peer: &SocketName) -> io::Result<(K
 
 impl<K: Kind> fmt::Debug for Listener<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shared, handed) = match &self.from {
-            From::Plain { .. } => (true, false),
-            From::Handed { copy, .. } => (copy.get().is_some(), true),
+        let (shared, handed) = match &self.origin {
+            Origin::Plain { .. } => (true, false),
+            Origin::Handed { copy, .. } => (copy.get().is_some(), true),
         };
         f.debug_struct("Listener")
             .field("local", &self.local)

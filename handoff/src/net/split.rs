@@ -1,36 +1,50 @@
 //! The halves of a stream: tokio's halves, with their part in the worker's count.
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
-use super::kind::Kind;
-use super::stream::{Stream, end};
+use super::kind::{Kind, Tcp, Unix};
+use super::stream::{Stream, end, is_read};
 use crate::worker::tie::Tie;
 
 /// The reading half of a stream, borrowed by [`Stream::split`].
 #[derive(Debug)]
 pub struct ReadHalf<'a, K: Kind> {
     io: K::ReadRef<'a>,
+    peer: Option<&'a K::Addr>,
     tie: Option<&'a Tie>,
 }
 
 impl<'a, K: Kind> ReadHalf<'a, K> {
-    pub(super) fn new(io: K::ReadRef<'a>, tie: Option<&'a Tie>) -> Self {
-        Self { io, tie }
+    pub(super) fn new(io: K::ReadRef<'a>, peer: Option<&'a K::Addr>, tie: Option<&'a Tie>) -> Self {
+        Self { io, peer, tie }
+    }
+
+    fn was_read(&self) {
+        if let Some(tie) = self.tie {
+            tie.was_read();
+        }
+    }
+
+    /// Passes the outcome of a read on, and notes that there was one.
+    fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if is_read(&outcome) {
+            self.was_read();
+        }
+        outcome
     }
 }
 
 impl<K: Kind> AsyncRead for ReadHalf<'_, K> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let outcome = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if let Some(tie) = self.tie {
-            tie.was_read();
-        }
+        self.was_read();
         Poll::Ready(outcome)
     }
 }
@@ -97,6 +111,14 @@ impl<K: Kind, H: AsRef<K::Stream>> Half<K, H> {
         }
     }
 
+    /// Passes the outcome of a read on, and notes that there was one.
+    fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if is_read(&outcome) {
+            self.was_read();
+        }
+        outcome
+    }
+
     fn peer_addr(&self) -> io::Result<K::Addr> {
         match &self.whole().peer {
             Some(peer) => Ok(peer.clone()),
@@ -108,8 +130,11 @@ impl<K: Kind, H: AsRef<K::Stream>> Half<K, H> {
 impl<K: Kind, H: AsRef<K::Stream>> Drop for Half<K, H> {
     fn drop(&mut self) {
         let last = self.whole.take().and_then(Arc::into_inner);
-        if let (Some(io), Some(Whole { tie: Some(tie), .. })) = (&self.io, last) {
-            end(io.as_ref(), &tie);
+        // The socket goes before its place in the count: the process may end when nothing is counted any more.
+        if let Some(io) = self.io.take()
+            && let Some(Whole { tie: Some(tie), .. }) = &last
+        {
+            end(io.as_ref(), tie);
         }
     }
 }
@@ -267,5 +292,101 @@ impl<K: Kind> fmt::Debug for OwnedReadHalf<K> {
 impl<K: Kind> fmt::Debug for OwnedWriteHalf<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("OwnedWriteHalf").field(&self.0.io).finish()
+    }
+}
+
+/// What tokio has as methods of each type and not of a trait.
+macro_rules! as_tokio {
+    ($kind:ty, $tokio:ty) => {
+        impl ReadHalf<'_, $kind> {
+            fn tokio(&self) -> &$tokio {
+                self.io.as_ref()
+            }
+
+            /// The client's address, as [`Stream::peer_addr`].
+            pub fn peer_addr(&self) -> io::Result<<$kind as Kind>::Addr> {
+                self.peer.map_or_else(|| self.io.peer_addr(), |peer| Ok(peer.clone()))
+            }
+
+            /// As tokio's.
+            pub fn local_addr(&self) -> io::Result<<$kind as Kind>::Addr> {
+                self.io.local_addr()
+            }
+
+            /// As tokio's.
+            pub async fn readable(&self) -> io::Result<()> {
+                self.io.readable().await
+            }
+        }
+
+        impl OwnedReadHalf<$kind> {
+            fn tokio(&self) -> &$tokio {
+                self.0.io()
+            }
+
+            fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+                self.0.note(outcome)
+            }
+        }
+
+        as_tokio!(reads: ReadHalf<'_, $kind>);
+        as_tokio!(reads: OwnedReadHalf<$kind>);
+
+        impl OwnedWriteHalf<$kind> {
+            /// As tokio's.
+            pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+                self.0.io().ready(interest).await
+            }
+
+            /// As tokio's.
+            pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+                self.0.io().try_write(buf)
+            }
+
+            /// As tokio's.
+            pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+                self.0.io().try_write_vectored(bufs)
+            }
+        }
+    };
+    (reads: $half:ty) => {
+        impl $half {
+            /// As tokio's.
+            pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+                self.tokio().ready(interest).await
+            }
+
+            /// As tokio's.
+            pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.note(self.tokio().try_read(buf))
+            }
+
+            /// As tokio's.
+            pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+                self.note(self.tokio().try_read_vectored(bufs))
+            }
+
+            /// As tokio's.
+            pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+                self.note(self.tokio().try_read_buf(buf))
+            }
+        }
+    };
+}
+
+as_tokio!(Tcp, tokio::net::TcpStream);
+as_tokio!(Unix, tokio::net::UnixStream);
+
+impl ReadHalf<'_, Tcp> {
+    /// As tokio's.
+    pub async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.io.peek(buf).await
+    }
+}
+
+impl OwnedReadHalf<Tcp> {
+    /// As tokio's.
+    pub async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.io().peek(buf).await
     }
 }

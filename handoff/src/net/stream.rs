@@ -55,10 +55,10 @@ impl<K: Kind> Stream<K> {
 
     /// Borrows the two halves, which can be used at the same time.
     pub fn split(&mut self) -> (ReadHalf<'_, K>, K::WriteRef<'_>) {
-        let Self { io, tie, .. } = self;
+        let Self { io, peer, tie } = self;
         // As in `io()`.
         let (read, write) = K::split(io.as_mut().expect("taken only by methods that consume the stream"));
-        (ReadHalf::new(read, tie.as_ref()), write)
+        (ReadHalf::new(read, peer.as_ref(), tie.as_ref()), write)
     }
 
     /// Parts the stream into its two halves. The connection counts until both are dropped. Dropping the writing half
@@ -108,11 +108,16 @@ impl<K: Kind> Stream<K> {
 
     /// Passes the outcome of a read on, and notes that there was one.
     fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
-        if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+        if is_read(&outcome) {
             self.was_read();
         }
         outcome
     }
+}
+
+/// Whether the application has read from a stream now, or has seen that it cannot.
+pub(super) fn is_read<T>(outcome: &io::Result<T>) -> bool {
+    !matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl<K: Kind> Drop for Stream<K> {

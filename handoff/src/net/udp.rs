@@ -1,5 +1,6 @@
 //! UDP sockets. They are shared in every policy: each worker has the socket, and the kernel picks who gets a datagram.
 
+use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,12 +9,13 @@ use std::task::{Context, Poll};
 
 use bytes::BufMut;
 use rustix::net::SocketType;
-use tokio::io::ReadBuf;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::ToSocketAddrs;
+use tokio::task::coop;
 
 use super::bind::{self, Source};
 use crate::address::{Kind, ListenAddress, ToListenAddress};
-use crate::worker::copy::{AtDrain, Copy};
+use crate::worker::copy::{AtDrain, SharedCopy};
 #[cfg(test)]
 use crate::worker::link::Link;
 use crate::worker::port::Port;
@@ -33,7 +35,7 @@ pub struct UdpSocket {
     port: Option<Port>,
 }
 
-type Shared = Copy<tokio::net::UdpSocket>;
+type Shared = SharedCopy<tokio::net::UdpSocket>;
 
 impl UdpSocket {
     /// Binds an address: what tokio takes, and every [`ListenAddress`] as text, with or without `udp:`.
@@ -45,20 +47,20 @@ impl UdpSocket {
     /// Those of a plain bind, as the master met them; `InvalidInput` for what is no address of a UDP socket.
     pub async fn bind(address: impl ToListenAddress) -> io::Result<Self> {
         let address = address.to_listen_address()?.into_udp()?;
-        let copy = Arc::new(Copy::new(AtDrain::Keep));
+        let copy = Arc::new(SharedCopy::new(AtDrain::Keep));
         let source = bind::bind(&address, Kind::Udp, copy.clone()).await?;
-        Self::from_source(source, &copy, &address)
+        Self::from_source(source, &copy, &address).await
     }
 
     /// As `bind`, by this link.
     #[cfg(test)]
     pub(crate) async fn bind_by(link: &Arc<Link>, address: &ListenAddress) -> io::Result<Self> {
-        let copy = Arc::new(Copy::new(AtDrain::Keep));
+        let copy = Arc::new(SharedCopy::new(AtDrain::Keep));
         let source = bind::bind_as(Some(link), address, Kind::Udp, copy.clone()).await?;
-        Self::from_source(source, &copy, address)
+        Self::from_source(source, &copy, address).await
     }
 
-    fn from_source(source: Source, copy: &Shared, address: &ListenAddress) -> io::Result<Self> {
+    async fn from_source(source: Source, copy: &Shared, address: &ListenAddress) -> io::Result<Self> {
         let other_kind = || bind::other_kind(address, Kind::Udp);
         let (io, local, port) = match source {
             Source::Plain { socket, local, .. } => (Arc::new(register(socket)?), local, None),
@@ -67,7 +69,13 @@ impl UdpSocket {
                     SocketType::DGRAM => register(socket),
                     _ => Err(other_kind()),
                 })?;
-                let io = copy.get().ok_or_else(other_kind)?;
+                let Some(io) = copy.get() else {
+                    if port.link().state().is_lost() {
+                        // It was given up on its way to here, and the process is about to end.
+                        return pending().await;
+                    }
+                    return Err(other_kind());
+                };
                 (io, port.local().clone(), Some(port))
             }
         };
@@ -124,7 +132,9 @@ impl UdpSocket {
                 tokio::select! {
                     biased;
                     () = woken => {}
-                    ready = self.io.readable() => return ready,
+                    ready = self.io.readable() => if ready.is_ok() || !self.is_given_up() {
+                        return ready;
+                    },
                 }
             } else {
                 woken.await;
@@ -134,17 +144,17 @@ impl UdpSocket {
 
     /// As tokio's, while the worker is active.
     pub fn poll_recv_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.begin_poll(cx)? { self.io.poll_recv_ready(cx) } else { Poll::Pending }
+        self.poll_receive(cx, |cx| self.io.poll_recv_ready(cx))
     }
 
     /// As tokio's, while the worker is active.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.begin_poll(cx)? { self.io.poll_recv(cx, buf) } else { Poll::Pending }
+        self.poll_receive(cx, |cx| self.io.poll_recv(cx, buf))
     }
 
     /// As tokio's, while the worker is active.
     pub fn poll_recv_from(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<SocketAddr>> {
-        if self.begin_poll(cx)? { self.io.poll_recv_from(cx, buf) } else { Poll::Pending }
+        self.poll_receive(cx, |cx| self.io.poll_recv_from(cx, buf))
     }
 
     /// As tokio's; `WouldBlock` also while the worker is not active.
@@ -157,8 +167,23 @@ impl UdpSocket {
         self.if_open(|io| io.try_recv_from(buf))
     }
 
+    /// As tokio's; `WouldBlock` also while the worker is not active.
+    pub fn try_peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.if_open(|io| io.try_peek_from(buf))
+    }
+
+    /// As tokio's. What would receive is `WouldBlock` also while the worker is not active.
+    pub fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match interest.is_readable() {
+            true => self.if_open(|socket| socket.try_io(interest, io)),
+            false => self.io.try_io(interest, io),
+        }
+    }
+
     async fn receive<T>(&self, mut attempt: impl FnMut(&tokio::net::UdpSocket) -> io::Result<T>) -> io::Result<T> {
         loop {
+            // Datagrams that never end never make the task wait: give the others their turn.
+            coop::consume_budget().await;
             self.readable().await?;
             match self.if_open(&mut attempt) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -168,21 +193,40 @@ impl UdpSocket {
     }
 
     fn if_open<T>(&self, attempt: impl FnOnce(&tokio::net::UdpSocket) -> io::Result<T>) -> io::Result<T> {
-        if self.is_open() { attempt(&self.io) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        let outcome = if self.is_open() { attempt(&self.io) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        match outcome {
+            Err(_) if self.is_given_up() => Err(io::ErrorKind::WouldBlock.into()),
+            outcome => outcome,
+        }
     }
 
     fn is_open(&self) -> bool {
         self.port.as_ref().is_none_or(|port| port.link().state().uses_shared())
     }
 
-    /// Whether the socket may be polled; if not, the task is woken when that changes.
-    fn begin_poll(&self, cx: &Context<'_>) -> io::Result<bool> {
+    /// Whether the master is lost. The socket may be gone from under a call that had begun before.
+    fn is_given_up(&self) -> bool {
+        self.port.as_ref().is_some_and(|port| port.link().state().is_lost())
+    }
+
+    /// Polls while the worker is active; the task is woken when that changes.
+    fn poll_receive<T>(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if let Some(port) = &self.port {
             port.link().drive()?;
             port.link().accepts();
             port.waiters().register(cx);
         }
-        Ok(self.is_open())
+        if !self.is_open() {
+            return Poll::Pending;
+        }
+        match poll(cx) {
+            Poll::Ready(Err(_)) if self.is_given_up() => Poll::Pending,
+            polled => polled,
+        }
     }
 
     // Sending.
@@ -252,6 +296,36 @@ impl UdpSocket {
     /// As tokio's.
     pub fn leave_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
         self.io.leave_multicast_v6(group, interface)
+    }
+
+    /// As tokio's.
+    pub fn multicast_loop_v4(&self) -> io::Result<bool> {
+        self.io.multicast_loop_v4()
+    }
+
+    /// As tokio's.
+    pub fn set_multicast_loop_v4(&self, on: bool) -> io::Result<()> {
+        self.io.set_multicast_loop_v4(on)
+    }
+
+    /// As tokio's.
+    pub fn multicast_loop_v6(&self) -> io::Result<bool> {
+        self.io.multicast_loop_v6()
+    }
+
+    /// As tokio's.
+    pub fn set_multicast_loop_v6(&self, on: bool) -> io::Result<()> {
+        self.io.set_multicast_loop_v6(on)
+    }
+
+    /// As tokio's.
+    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
+        self.io.multicast_ttl_v4()
+    }
+
+    /// As tokio's.
+    pub fn set_multicast_ttl_v4(&self, ttl: u32) -> io::Result<()> {
+        self.io.set_multicast_ttl_v4(ttl)
     }
 
     /// As tokio's.

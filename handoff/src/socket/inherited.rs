@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use rustix::io::Errno;
 use socket2::{Domain, SockRef, Type};
 
 use crate::address::Kind;
@@ -91,18 +92,12 @@ impl InheritedSockets {
         static ONCE: OnceLock<Result<InheritedSockets, InheritedError>> = OnceLock::new();
         ONCE.get_or_init(|| {
             let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-            Self::adopt(passed(std::process::id(), variable)?)
+            let names = passed(std::process::id(), variable)?;
+            let adopted = adopt_all((FIRST..).zip(&names).map(|(number, _)| number))?;
+            Ok(Self { names, adopted: Mutex::new(adopted) })
         })
         .as_ref()
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.clone()))
-    }
-
-    fn adopt(names: Vec<String>) -> Result<Self, InheritedError> {
-        let mut adopted = BTreeMap::new();
-        for (number, _) in (FIRST..).zip(&names) {
-            adopted.insert(number, Some(adopt(number)?));
-        }
-        Ok(Self { names, adopted: Mutex::new(adopted) })
     }
 
     /// The addresses of the sockets from systemd that nobody has bound yet: clients who connect to them wait in vain.
@@ -134,9 +129,13 @@ impl InheritedSockets {
         let mut adopted = self.adopted();
         let slot = match adopted.entry(number) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Some(adopt(number)?)),
+            Entry::Vacant(entry) => {
+                // Before it is adopted: what is of no use here may be somebody else's.
+                inherit::look(number, |fd| Ok(kind_of(number, fd))).unwrap_or(Err(InheritedError::NotOpen(number)))?;
+                entry.insert(Some(adopt(number)?))
+            }
         };
-        let kind = kind_of(number, slot.as_ref().ok_or(InheritedError::Taken(number))?)?;
+        let kind = kind_of(number, slot.as_ref().ok_or(InheritedError::Taken(number))?.as_fd())?;
         slot.take().map(|fd| (fd, kind)).ok_or(InheritedError::Taken(number))
     }
 
@@ -144,6 +143,23 @@ impl InheritedSockets {
         // Every change to the map is a single step, so that a panic elsewhere leaves it whole.
         self.adopted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Adopts all or says which one it cannot; the others stay open then, close-on-exec and nobody's.
+fn adopt_all(numbers: impl Iterator<Item = i32>) -> Result<BTreeMap<i32, Option<OwnedFd>>, InheritedError> {
+    let mut adopted = BTreeMap::new();
+    for number in numbers {
+        match adopt(number) {
+            Ok(fd) => drop(adopted.insert(number, Some(fd))),
+            Err(error) => {
+                for fd in adopted.into_values().flatten() {
+                    let _still_open = fd.into_raw_fd();
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(adopted)
 }
 
 fn adopt(number: i32) -> Result<OwnedFd, InheritedError> {
@@ -154,10 +170,13 @@ fn adopt(number: i32) -> Result<OwnedFd, InheritedError> {
 }
 
 /// What kind of listening socket this is.
-fn kind_of(number: i32, fd: &OwnedFd) -> Result<Kind, InheritedError> {
-    let socket = SockRef::from(fd);
-    // The calls fail for one reason alone: this is no socket.
-    let not_a_socket = |_| InheritedError::NotASocket(number);
+fn kind_of(number: i32, fd: BorrowedFd<'_>) -> Result<Kind, InheritedError> {
+    let socket = SockRef::from(&fd);
+    // The calls fail for two reasons alone: nothing is open here, or it is no socket.
+    let not_a_socket = |error: io::Error| match Errno::from_io_error(&error) {
+        Some(Errno::BADF) => InheritedError::NotOpen(number),
+        _ => InheritedError::NotASocket(number),
+    };
     let domain = socket.domain().map_err(not_a_socket)?;
     let inet = domain == Domain::IPV4 || domain == Domain::IPV6;
     let kind = match socket.r#type().map_err(not_a_socket)? {
@@ -290,6 +309,16 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_that_is_missing_closes_none_of_the_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let number = leave_open(listener.into());
+        assert_eq!(adopt_all([number, i32::MAX].into_iter()).unwrap_err(), InheritedError::NotOpen(i32::MAX));
+        TcpStream::connect(address).unwrap();
+        assert_eq!(adopt(number).unwrap_err(), InheritedError::NotInherited(number), "it is close-on-exec");
+    }
+
+    #[test]
     fn only_a_socket_that_listens_is_taken_and_the_others_stay_open() {
         let sockets = InheritedSockets::default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -307,7 +336,9 @@ mod tests {
             for _ in 0..2 {
                 assert_eq!(sockets.take(number).unwrap_err(), wanted(number));
             }
-            assert!(sockets.adopted()[&number].as_ref().unwrap().try_clone().is_ok());
+            // It was not even adopted.
+            assert!(sockets.adopted().is_empty());
+            drop(adopt(number).unwrap());
         }
         let udp = leave_open(UdpSocket::bind("127.0.0.1:0").unwrap().into());
         assert_eq!(sockets.take(udp).unwrap().1, Kind::Udp);

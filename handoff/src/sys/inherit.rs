@@ -11,8 +11,9 @@ static ADOPTING: Mutex<()> = Mutex::new(());
 
 /// Becomes the owner of descriptor `number`, which the parent left open, and makes it close-on-exec.
 ///
-/// An inherited descriptor is the only kind that is not close-on-exec: with that flag it would not have come through
-/// exec, and everything that this process opens has it from birth. So the flag tells what is free to be adopted.
+/// With that flag it would not have come through exec, and what Rust's libraries open has it from birth. So the flag tells
+/// what is free to be adopted. It cannot tell what a C library has opened without it: whoever names such a number in an
+/// address, or in the variables of the exec contract, takes it away.
 ///
 /// # Errors
 ///
@@ -39,14 +40,32 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(owned)
 }
 
-/// As [`adopt`], if the descriptor is open and its file has this inode; `None` if not, and then it is left as it is.
-pub(crate) fn adopt_if(number: RawFd, inode: u64) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: the borrow ends with this statement; `fstat` on a number that is not open answers EBADF.
-    let found = unsafe { rustix::fs::fstat(BorrowedFd::borrow_raw(number)) };
-    match found {
-        Ok(stat) if stat.st_ino == inode => adopt(number).map(Some),
+/// As [`adopt`], if the descriptor was inherited and `is_it` says so; `None` if not, and then it is left as it is.
+pub(crate) fn adopt_if(
+    number: RawFd,
+    is_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,
+) -> io::Result<Option<OwnedFd>> {
+    match look(number, is_it) {
+        Ok(true) => match adopt(number) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            adopted => adopted.map(Some),
+        },
         _ => Ok(None),
     }
+}
+
+/// Looks at a descriptor without owning it.
+///
+/// # Errors
+///
+/// Those of `look`: EBADF from every system call, if it is not open.
+pub(crate) fn look<T>(number: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+    if number < 0 {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    // SAFETY: the borrow ends with this call. Nobody may own the number, and it may not be open: `look` passes it to system
+    // calls that change nothing, and these answer EBADF.
+    look(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 /// Opens a descriptor as a parent would have left it through exec: owned by nobody, and not close-on-exec.
@@ -86,7 +105,10 @@ mod tests {
     fn another_file_under_the_number_is_left_alone() {
         let number = leave_open(open());
         let inode = rustix::fs::stat("/dev/null").unwrap().st_ino;
-        assert!(adopt_if(number, inode + 1).unwrap().is_none());
-        assert!(adopt_if(number, inode).unwrap().is_some());
+        let adopt_if = |number, inode| adopt_if(number, |fd| Ok(rustix::fs::fstat(fd)?.st_ino == inode)).unwrap();
+        assert!(adopt_if(-1, inode).is_none());
+        assert!(adopt_if(number, inode + 1).is_none());
+        let _adopted = adopt_if(number, inode).unwrap();
+        assert!(adopt_if(number, inode).is_none(), "it is this process's own now");
     }
 }

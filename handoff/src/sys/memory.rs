@@ -4,7 +4,6 @@
 //! reads as zeros. Every word may change at any time by the other side's will.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,8 +46,8 @@ impl SharedPage {
     /// Maps a page that another process made and closes the descriptor.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let seals = rustix::fs::fcntl_get_seals(&fd)?;
-        let size = File::from(fd.try_clone()?).metadata()?.len();
-        if size != BYTES as u64 || !seals.contains(SealFlags::SHRINK) {
+        let size = rustix::fs::fstat(&fd)?.st_size;
+        if size != BYTES as i64 || !seals.contains(SealFlags::SHRINK) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the board is not a sealed page of 4096 bytes"));
         }
         Self::map(&fd)

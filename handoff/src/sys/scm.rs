@@ -63,7 +63,8 @@ pub(crate) fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Pack
         let mut slices = [IoSliceMut::new(buffer)];
         match rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT) {
             Ok(message) => break message,
-            Err(rustix::io::Errno::INTR) => {}
+            // The peer has gone and left something unread: said once, before what lies in our own queue.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             Err(error) => return Err(error.into()),
         }
     };

@@ -6,16 +6,17 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
 use crate::privileges::{Account, Privileges, Step};
 
-/// Lets the program of `command` inherit `fds` under their present numbers, with every signal at its default.
+/// Lets the program of `command` inherit `fds` under their present numbers, with every signal but the real-time ones at its
+/// default, and none blocked.
 ///
-/// An ignored signal would stay ignored through exec: a worker that ignored TERM by accident could never leave.
+/// What is ignored or blocked would stay so through exec: a worker that did so with TERM by accident could never leave.
 /// The caller keeps the descriptors open until the child is spawned.
 pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
     let fds: [RawFd; 2] = fds.map(|fd| fd.as_raw_fd());
@@ -29,6 +30,7 @@ pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
             for number in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
                 signal(number, SigHandler::SigDfl).map_err(io::Error::from)?;
             }
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(io::Error::from)?;
             Ok(())
         });
     }

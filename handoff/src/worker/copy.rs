@@ -5,13 +5,13 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::blank::blank;
 
 /// The copy of one shared socket, registered with a runtime as an `S`.
-pub(crate) struct Copy<S> {
+pub(crate) struct SharedCopy<S> {
     at_drain: AtDrain,
     holding: Mutex<Holding<S>>,
 }
@@ -42,11 +42,12 @@ pub(crate) trait Shared: Send + Sync {
     fn arrive(&self, socket: OwnedFd);
     /// Does what is right when the worker drains.
     fn drain(&self);
-    /// Closes the file at once, even while it is in use on a thread that is blocked: the port is free afterwards.
-    fn blank(&self);
+    /// Closes the file at once, even while it is in use on a thread that is blocked: the port is free afterwards. The
+    /// silent file takes its place.
+    fn blank(&self, silent: BorrowedFd<'_>);
 }
 
-impl<S> Copy<S> {
+impl<S> SharedCopy<S> {
     /// A copy that has yet to arrive, if it ever does.
     pub(crate) fn new(at_drain: AtDrain) -> Self {
         Self { at_drain, holding: Mutex::new(Holding::Nothing) }
@@ -76,7 +77,7 @@ impl<S> Copy<S> {
     }
 }
 
-impl<S: AsFd + Send + Sync> Shared for Copy<S> {
+impl<S: AsFd + Send + Sync> Shared for SharedCopy<S> {
     fn arrive(&self, socket: OwnedFd) {
         let mut holding = self.lock();
         if let Holding::Nothing = *holding {
@@ -91,11 +92,11 @@ impl<S: AsFd + Send + Sync> Shared for Copy<S> {
         }
     }
 
-    fn blank(&self) {
+    fn blank(&self, silent: BorrowedFd<'_>) {
         let mut holding = self.lock();
         match &*holding {
             Holding::Registered(socket) => {
-                if let Err(error) = blank(socket.as_fd()) {
+                if let Err(error) = blank(socket.as_fd(), silent) {
                     tracing::debug!(%error, "close a shared socket at once");
                 }
             }
@@ -104,7 +105,7 @@ impl<S: AsFd + Send + Sync> Shared for Copy<S> {
     }
 }
 
-impl<S> fmt::Debug for Copy<S> {
+impl<S> fmt::Debug for SharedCopy<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &*self.lock() {
             Holding::Nothing => "Nothing",

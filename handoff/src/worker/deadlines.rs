@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::MASTER_LOST;
 use super::link::Terms;
 use super::state::{State, Step};
 
@@ -19,8 +18,19 @@ pub(crate) const END_GRACE: Duration = Duration::from_millis(250);
 pub(super) struct Deadlines {
     next_beat: Instant,
     ending: Option<Instant>,
-    lost: Option<Instant>,
+    /// When nothing was left, unless something is again.
     finished: Option<Instant>,
+}
+
+/// What the watcher sees.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) state: State,
+    pub(super) terms: Terms,
+    /// The application has called `draining()`.
+    pub(super) asked: bool,
+    /// Streams or guards are left. A guard may also be new in a worker that had finished.
+    pub(super) busy: bool,
 }
 
 /// What the watcher must do now, and when it must ask again.
@@ -30,38 +40,49 @@ pub(super) struct Turn {
     pub(super) beat: bool,
     /// Wait no longer for first reads.
     pub(super) announce: bool,
-    /// Leave the process with this code.
-    pub(super) exit: Option<i32>,
+    /// Leave the process.
+    pub(super) exit: Option<Exit>,
     pub(super) next: Instant,
+}
+
+/// Why the process is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// The worker was drained and its application does not end by itself.
+    Drained,
+    /// The master is lost and nothing is left to do.
+    MasterLost,
+    /// The master is lost and the time is over for what is left.
+    Overdue,
 }
 
 impl Deadlines {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next_beat: now + BEAT_INTERVAL, ending: None, lost: None, finished: None }
+        Self { next_beat: now + BEAT_INTERVAL, ending: None, finished: None }
     }
 
-    /// What is due at `now` in this state. `asked`: the application has called `draining()`.
-    pub(super) fn turn(&mut self, state: State, terms: Terms, asked: bool, now: Instant) -> Turn {
+    /// What is due at `now`.
+    pub(super) fn turn(&mut self, seen: Seen, now: Instant) -> Turn {
+        let Seen { state, terms, asked, busy } = seen;
         let beat = now >= self.next_beat;
         if beat {
             self.next_beat = now + BEAT_INTERVAL;
         }
         let mut turn = Turn { beat, announce: false, exit: None, next: self.next_beat };
-        if let Some(step) = state.step() {
-            let announce = *self.ending.get_or_insert(now) + terms.first_byte_grace;
-            turn.announce = step == Step::Quieting && turn.is_due(announce, now);
-            if state.is_lost() {
-                let hard = *self.lost.get_or_insert(now) + terms.drain_timeout;
-                if turn.is_due(hard, now) {
-                    turn.exit = Some(MASTER_LOST);
-                }
+        let Some(step) = state.step() else { return turn };
+        let ending = *self.ending.get_or_insert(now);
+        turn.announce = step == Step::Quieting && turn.is_due(ending + terms.first_byte_grace, now);
+        if step != Step::Finished || busy {
+            self.finished = None;
+        } else if state.is_lost() || !asked {
+            let end = *self.finished.get_or_insert(now) + END_GRACE;
+            if turn.is_due(end, now) {
+                turn.exit = Some(if state.is_lost() { Exit::MasterLost } else { Exit::Drained });
             }
-            if step == Step::Finished && (state.is_lost() || !asked) {
-                let end = *self.finished.get_or_insert(now) + END_GRACE;
-                if turn.is_due(end, now) {
-                    turn.exit = Some(if state.is_lost() { MASTER_LOST } else { 0 });
-                }
-            }
+        }
+        // A drain that had begun before the master was lost has no more time for that.
+        if state.is_lost() && turn.is_due(ending + terms.drain_timeout, now) {
+            turn.exit = Some(Exit::Overdue);
         }
         turn
     }
@@ -90,6 +111,10 @@ mod tests {
         Instant::now()
     }
 
+    fn seen(state: State, asked: bool, busy: bool) -> Seen {
+        Seen { state, terms: TERMS, asked, busy }
+    }
+
     fn ending(cause: Cause, step: Step) -> State {
         State::Ending { cause, step }
     }
@@ -98,7 +123,7 @@ mod tests {
     fn it_beats_once_per_interval() {
         let start = origin();
         let mut deadlines = Deadlines::new(start);
-        let mut turn = |after: Duration| deadlines.turn(State::Active, TERMS, false, start + after);
+        let mut turn = |after: Duration| deadlines.turn(seen(State::Active, false, false), start + after);
         assert!(!turn(Duration::ZERO).beat);
         assert!(turn(BEAT_INTERVAL).beat);
         let next = turn(BEAT_INTERVAL);
@@ -109,36 +134,59 @@ mod tests {
     fn it_waits_for_first_reads_no_longer_than_the_grace() {
         let start = origin();
         let mut deadlines = Deadlines::new(start);
-        let state = ending(Cause::Drain, Step::Quieting);
-        let turn = deadlines.turn(state, TERMS, true, start);
+        let quieting = seen(ending(Cause::Drain, Step::Quieting), true, true);
+        let turn = deadlines.turn(quieting, start);
         assert_eq!((turn.announce, turn.next), (false, start + TERMS.first_byte_grace));
-        assert!(deadlines.turn(state, TERMS, true, turn.next).announce);
+        assert!(deadlines.turn(quieting, turn.next).announce);
     }
 
     #[test]
     fn a_finished_worker_leaves_unless_its_application_watches_the_drain() {
         let start = origin();
-        let state = ending(Cause::Drain, Step::Finished);
         let exit = |asked| {
             let mut deadlines = Deadlines::new(start);
-            assert_eq!(deadlines.turn(state, TERMS, asked, start).exit, None);
-            deadlines.turn(state, TERMS, asked, start + END_GRACE).exit
+            let finished = seen(ending(Cause::Drain, Step::Finished), asked, false);
+            assert_eq!(deadlines.turn(finished, start).exit, None);
+            deadlines.turn(finished, start + END_GRACE).exit
         };
-        assert_eq!((exit(false), exit(true)), (Some(0), None));
+        assert_eq!((exit(false), exit(true)), (Some(Exit::Drained), None));
+    }
+
+    #[test]
+    fn a_finished_worker_with_a_new_guard_stays_until_that_has_ended_as_well() {
+        let start = origin();
+        let mut deadlines = Deadlines::new(start);
+        let mut exit = |busy, graces| {
+            deadlines.turn(seen(ending(Cause::Drain, Step::Finished), false, busy), start + graces * END_GRACE).exit
+        };
+        assert_eq!((exit(false, 0), exit(true, 1), exit(false, 2)), (None, None, None));
+        assert_eq!(exit(false, 3), Some(Exit::Drained));
     }
 
     #[test]
     fn a_lost_master_ends_the_process_at_the_deadline_or_when_all_is_done() {
         let start = origin();
         let mut deadlines = Deadlines::new(start);
-        let busy = ending(Cause::MasterLost, Step::Announced);
-        assert_eq!(deadlines.turn(busy, TERMS, true, start).exit, None);
+        let busy = seen(ending(Cause::MasterLost, Step::Announced), true, true);
+        assert_eq!(deadlines.turn(busy, start).exit, None);
         let hard = start + TERMS.drain_timeout;
-        assert_eq!(deadlines.turn(busy, TERMS, true, hard).exit, Some(MASTER_LOST));
+        assert_eq!(deadlines.turn(busy, hard).exit, Some(Exit::Overdue));
 
         let mut deadlines = Deadlines::new(start);
-        let done = ending(Cause::MasterLost, Step::Finished);
-        assert_eq!(deadlines.turn(done, TERMS, true, start).exit, None);
-        assert_eq!(deadlines.turn(done, TERMS, true, start + END_GRACE).exit, Some(MASTER_LOST));
+        let done = seen(ending(Cause::MasterLost, Step::Finished), true, false);
+        assert_eq!(deadlines.turn(done, start).exit, None);
+        assert_eq!(deadlines.turn(done, start + END_GRACE).exit, Some(Exit::MasterLost));
+    }
+
+    #[test]
+    fn losing_the_master_during_a_drain_moves_no_deadline() {
+        let start = origin();
+        let mut deadlines = Deadlines::new(start);
+        deadlines.turn(seen(ending(Cause::Drain, Step::Announced), true, true), start);
+        let lost = seen(ending(Cause::MasterLost, Step::Announced), true, true);
+        let late = start + TERMS.drain_timeout - Duration::from_millis(1);
+        let turn = deadlines.turn(lost, late);
+        assert_eq!((turn.exit, turn.next), (None, start + TERMS.drain_timeout));
+        assert_eq!(deadlines.turn(lost, turn.next).exit, Some(Exit::Overdue));
     }
 }

@@ -1,7 +1,7 @@
 //! What the master says, and how it is obeyed. Called by the driver, and by the watcher once the master is lost.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -32,16 +32,20 @@ impl Link {
     }
 
     /// The master has gone, or makes no sense any more: gives up the shared sockets at once, so that a new master can
-    /// bind, takes what is still in the channel, and begins to end.
+    /// bind, takes what is still in the channel, and begins to end. The driver and the watcher may both come here: the
+    /// first does it all.
     pub(super) fn lose_master(self: &Arc<Self>) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
         // What is in the channel counts, lest the drain be announced before it is read.
         self.queued.fetch_add(1, Ordering::Relaxed);
         self.begin_end(Cause::MasterLost);
         for inbox in self.inboxes() {
-            inbox.copy.blank();
+            inbox.copy.blank(self.silent.as_fd());
         }
         for asked in self.desk().pending.values() {
-            asked.inbox.copy.blank();
+            asked.inbox.copy.blank(self.silent.as_fd());
         }
         self.read_channel();
         // If the master lives, it shall see that this worker has given it up. It fails if the master has gone.
@@ -74,7 +78,7 @@ impl Link {
     fn obey(self: &Arc<Self>, received: Received<ToWorker>) -> Result<(), Broken> {
         let fds = received.fds;
         match received.message {
-            ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout, .. } => {
+            ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout } => {
                 if !(OLDEST..=NEWEST).contains(&version) {
                     return Err(Broken::Version(version));
                 }
@@ -90,7 +94,7 @@ impl Link {
                 self.turn_to(State::Paused);
                 self.give_back_all();
             }
-            ToWorker::Drain { .. } => self.drain(),
+            ToWorker::Drain => self.drain(),
             ToWorker::Beat => {
                 self.board().beat();
                 self.release_revoked();
@@ -106,6 +110,8 @@ impl Link {
         let mut desk = self.desk();
         desk.terms = Some(terms);
         self.send_ready(&mut desk);
+        drop(desk);
+        self.wake_unready();
     }
 
     /// Answers a `bind`. The listener is known from here on, for its first offers may be the next message.
@@ -134,16 +140,19 @@ impl Link {
             }
             Err(failure) => Err((None, to_io_error(failure))),
         };
-        self.send_ready(&mut desk);
         drop(desk);
+        let refused = answer.is_err();
         // When nobody waits for the answer any more, dropping the port closes the listener again.
         let _ = asker.send(answer.map_err(|(port, error)| {
             drop(port);
             error
         }));
+        if refused {
+            self.wake_unready();
+        }
         let state = *self.state();
         match state.step() {
-            Some(_) if state.is_lost() => inbox.copy.blank(),
+            Some(_) if state.is_lost() => inbox.copy.blank(self.silent.as_fd()),
             Some(_) => inbox.copy.drain(),
             None => {}
         }

@@ -15,13 +15,17 @@ use super::link::Link;
 use crate::sys::readiness;
 
 impl Link {
-    /// Starts the driver on the current runtime, unless one runs.
+    /// Starts the driver on the current runtime, unless one runs or the channel has ended: another would find its end
+    /// again, and wake whoever starts the next.
     ///
     /// # Errors
     ///
     /// There is no tokio runtime here, or the system refuses to watch the channel.
     pub(crate) fn drive(self: &Arc<Self>) -> io::Result<()> {
-        if self.driving.load(Ordering::Acquire) || self.driving.swap(true, Ordering::AcqRel) {
+        if self.driving.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.driving.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         // From here on it is dropped on every way out, also with a task that never ran.
@@ -33,6 +37,21 @@ impl Link {
         let readiness = readiness::watch(channel, Interest::READABLE | Interest::WRITABLE)?;
         runtime.spawn(run(driving, readiness));
         Ok(())
+    }
+
+    /// After a `bind`: those who wait in `accept` may make the worker ready now. They are woken by a task, so that they look
+    /// when the one who has bound has gone on, perhaps to the next `bind`.
+    pub(crate) fn bound(self: &Arc<Self>) {
+        if !self.is_unready() {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) => {
+                let link = Arc::clone(self);
+                runtime.spawn(async move { link.wake_unready() });
+            }
+            Err(_) => self.wake_unready(),
+        }
     }
 
     /// As [`drive`](Self::drive), for a worker that may have no listener at all. Where it fails, the next `bind` or `accept`

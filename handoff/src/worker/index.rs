@@ -34,6 +34,11 @@ impl Indices {
 }
 
 impl Index {
+    /// The address that it counts for.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The index itself.
     pub(crate) fn number(&self) -> u32 {
         self.number

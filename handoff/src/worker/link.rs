@@ -22,6 +22,7 @@ use crate::board::{self, WorkerBoard};
 use crate::channel::Channel;
 use crate::id::ListenerId;
 use crate::message::{NEWEST, OLDEST, ToMaster};
+use crate::sys::blank;
 
 /// How many messages may wait for room in the channel before `bind` fails. The master reads its channels at once; what
 /// waits comes from an application that binds faster than that.
@@ -59,6 +60,8 @@ pub(crate) struct Link {
     pub(super) desk: Mutex<Desk>,
     /// Held by the one who reads the channel.
     pub(super) receiving: Mutex<()>,
+    /// Whether the channel is of no use any more, and was, or is being, read to its end. The state says so a moment later.
+    pub(super) ended: AtomicBool,
     indices: Arc<Indices>,
     /// Whether a driver runs.
     pub(super) driving: AtomicBool,
@@ -66,10 +69,12 @@ pub(crate) struct Link {
     pub(super) kick: Notify,
     /// Wakes the watcher, an eventfd.
     pub(super) alarm: OwnedFd,
+    /// Takes the place of shared sockets when the master is lost.
+    pub(super) silent: OwnedFd,
     /// Whether the application has called `draining()`.
     drain_watched: AtomicBool,
-    /// Whether the application has polled `accept`.
-    accepting: AtomicBool,
+    /// Whether the polls of `accept` have nothing more to say: the worker is ready, or says so by hand.
+    accept_noted: AtomicBool,
 }
 
 /// What has been asked, said and answered.
@@ -88,12 +93,10 @@ pub(super) struct Desk {
 /// How far the worker is with saying that it is ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Readiness {
-    /// Nothing was polled and nothing said.
+    /// Nothing was said.
     #[default]
     Unsaid,
-    /// The application has polled `accept`.
-    Accepting,
-    /// The application has said that it is ready.
+    /// The worker is ready, and the terms are not known yet.
     Said,
     /// The master knows.
     Sent,
@@ -118,12 +121,14 @@ impl Link {
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
+            ended: AtomicBool::new(false),
             indices: Arc::default(),
             driving: AtomicBool::new(false),
             kick: Notify::new(),
             alarm: board::bell()?,
+            silent: blank::silent()?,
             drain_watched: AtomicBool::new(false),
-            accepting: AtomicBool::new(false),
+            accept_noted: AtomicBool::new(false),
         };
         let (oldest, newest) = (OLDEST, NEWEST);
         link.send(&mut link.desk(), ToMaster::Hello { oldest, newest });
@@ -154,21 +159,27 @@ impl Link {
     /// Dropping the receiver gives the listener back.
     pub(crate) fn ask(&self, address: &ListenAddress, inbox: Inbox) -> io::Result<oneshot::Receiver<io::Result<Port>>> {
         // The name by which the master tells listeners apart, but for the index: options do not count.
-        let index = self.indices.lowest(address.key(0));
-        let address = address.to_string();
-        let number = index.number();
+        let key = address.key(0);
+        let inbox = Arc::new(inbox);
         let (answer, answered) = oneshot::channel();
         let mut desk = self.desk();
+        // The answer to a `bind` that was cancelled is under way, with its listener: asking again would come too early.
+        let cancelled =
+            desk.pending.values_mut().filter(|asked| asked.answer.is_closed() && asked.index.address() == key);
+        if let Some(asked) = cancelled.min_by_key(|asked| asked.index.number()) {
+            (asked.answer, asked.inbox) = (answer, inbox);
+            return Ok(answered);
+        }
         if desk.outbox.len() >= MAX_WAITING {
             let full = "too many questions to the master wait for room in the channel";
             return Err(io::Error::new(io::ErrorKind::WouldBlock, full));
         }
         desk.last_request = desk.last_request.wrapping_add(1);
         let request = desk.last_request;
-        let inbox = Arc::new(inbox);
+        let index = self.indices.lowest(key);
+        let listen = ToMaster::Listen { request, address: address.to_string(), index: index.number() };
         desk.pending.insert(request, Asked { answer, inbox, index });
-        let index = number;
-        self.send(&mut desk, ToMaster::Listen { request, address, index });
+        self.send(&mut desk, listen);
         Ok(answered)
     }
 
@@ -183,39 +194,55 @@ impl Link {
             self.give_back(inbox.take_all());
             self.settle();
         }
+        self.wake_unready();
     }
 
-    /// Notes that the application wants connections.
+    /// Notes that the application wants connections: it is ready, if no `bind` waits for its answer. After the answer those
+    /// who wait in `accept` are woken, so that they come here again.
     pub(crate) fn accepts(&self) {
-        if !self.accepting.load(Ordering::Relaxed) && !self.accepting.swap(true, Ordering::Relaxed) {
-            self.raise(Readiness::Unsaid, Readiness::Accepting);
+        if self.accept_noted.load(Ordering::Relaxed) {
+            return;
         }
+        let mut desk = self.desk();
+        let Some(terms) = desk.terms else { return };
+        if !terms.manual_ready {
+            if !desk.pending.is_empty() {
+                return;
+            }
+            self.say_ready(&mut desk);
+        }
+        self.accept_noted.store(true, Ordering::Relaxed);
     }
 
     /// Says that the worker is ready, as the application wants it.
     pub(super) fn ready(&self) {
-        self.raise(Readiness::Accepting, Readiness::Said);
+        self.say_ready(&mut self.desk());
     }
 
-    fn raise(&self, most: Readiness, to: Readiness) {
-        let mut desk = self.desk();
-        if (desk.readiness as u8) <= most as u8 {
-            desk.readiness = to;
+    fn say_ready(&self, desk: &mut Desk) {
+        if desk.readiness == Readiness::Unsaid {
+            desk.readiness = Readiness::Said;
         }
-        self.send_ready(&mut desk);
+        self.send_ready(desk);
     }
 
-    /// Sends `Ready` if it is time.
+    /// Sends `Ready` if it was said and the master has said its terms.
     pub(super) fn send_ready(&self, desk: &mut Desk) {
-        let Some(terms) = desk.terms else { return };
-        let ready = match desk.readiness {
-            Readiness::Said => true,
-            Readiness::Accepting => !terms.manual_ready && desk.pending.is_empty(),
-            Readiness::Unsaid | Readiness::Sent => false,
-        };
-        if ready {
+        if desk.readiness == Readiness::Said && desk.terms.is_some() {
             desk.readiness = Readiness::Sent;
             self.send(desk, ToMaster::Ready);
+        }
+    }
+
+    /// Whether those who wait in `accept` may make the worker ready.
+    pub(super) fn is_unready(&self) -> bool {
+        !self.accept_noted.load(Ordering::Relaxed)
+    }
+
+    /// Lets those who wait in `accept` say again that they do, if that may make the worker ready.
+    pub(super) fn wake_unready(&self) {
+        if self.is_unready() {
+            self.wake_all();
         }
     }
 
@@ -299,9 +326,14 @@ impl Link {
     ///
     /// The counters are relaxed: whoever brings one to zero looks at the state after that, and whoever changes the state
     /// looks at the counters after that. The state's lock puts one of them before the other.
-    pub(super) fn settle(&self) {
-        if self.state().step().is_none() {
-            return;
+    pub(crate) fn settle(&self) {
+        match *self.state() {
+            State::Ending { step: Step::Finished, .. } => {
+                // The state goes no further, but a guard that was taken since has ended: the process may, too.
+                return self.raise_alarm();
+            }
+            State::Ending { .. } => {}
+            _ => return,
         }
         self.step_on(|state| {
             let left = self.left();
@@ -333,7 +365,7 @@ impl Link {
         self.raise_alarm();
     }
 
-    fn left(&self) -> Left {
+    pub(super) fn left(&self) -> Left {
         let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
         let board = &self.board;
         Left {
@@ -352,7 +384,7 @@ impl Link {
         }
     }
 
-    /// Sends what waits. `false` when the channel is full.
+    /// Sends what waits. `false` when something is left: the channel is full, or the system has no room for a while.
     pub(super) fn flush(&self) -> bool {
         self.flush_from(&mut self.desk())
     }
@@ -362,11 +394,15 @@ impl Link {
         while let Some(message) = desk.outbox.front() {
             match self.channel.send(message, NONE) {
                 Ok(()) => drop(desk.outbox.pop_front()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // The next beat tries again, if the channel's own readiness does not.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::QuotaExceeded) => {
+                    return false;
+                }
+                // The master has gone: whoever reads the channel, or watches it, learns that as well.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => desk.outbox.clear(),
                 Err(error) => {
-                    // The master has gone: whoever reads the channel, or watches it, learns that as well.
-                    tracing::debug!(%error, "send to the master");
-                    desk.outbox.clear();
+                    tracing::warn!(%error, ?message, "message to the master dropped");
+                    desk.outbox.pop_front();
                 }
             }
         }

@@ -93,7 +93,7 @@ impl Worker {
     }
 
     /// Says that the worker can serve. The first call counts, and it is needed only where readiness is manual: else the
-    /// first `accept`, or the first receive on a UDP socket, says so when every `bind` has been answered.
+    /// first poll of `accept`, or of a receive on a UDP socket, that finds every `bind` answered says so.
     pub fn ready(&self) {
         if let Some(link) = self.link() {
             link.ready();

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::deadlines::Exit;
 use super::link::Link;
-use super::{Managed, Worker, watch};
+use super::{MASTER_LOST, Managed, Worker, watch};
 use crate::bootstrap;
 
 /// The worker of this process. The first call takes over what a master left.
@@ -22,9 +23,9 @@ fn find() -> io::Result<Worker> {
         return Ok(Worker { managed: None });
     };
     // Before the master hears of the worker: from then on a signal means what the documentation says.
-    let leave = signals()?;
+    let term = signals()?;
     let link = Link::new(adopted.channel, adopted.board)?;
-    watch::start(Arc::clone(&link), leave, exit)?;
+    watch::start(Arc::clone(&link), term, leave)?;
     let identity = adopted.identity;
     Ok(Worker { managed: Some(Managed { link, identity }) })
 }
@@ -39,6 +40,16 @@ fn signals() -> io::Result<UnixStream> {
         signal_hook::flag::register(signal, Arc::clone(&noticed))?;
     }
     Ok(readable)
+}
+
+/// Ends the process as the watcher says.
+pub(super) fn leave(exit: Exit) {
+    match exit {
+        Exit::Drained => self::exit(0),
+        Exit::MasterLost => self::exit(MASTER_LOST),
+        // At once: what runs at a process's end, in its libraries, may wait for a thread that never comes.
+        Exit::Overdue => signal_hook::low_level::exit(MASTER_LOST),
+    }
 }
 
 /// Ends the process, whatever its threads are doing.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, Exit, Seen};
 use super::link::Link;
 use super::streams::Streams;
 use crate::board;
@@ -19,7 +19,7 @@ use crate::board;
 const STACK: usize = 128 * 1024;
 
 /// Starts the thread. `leave` is readable when the worker shall leave; `exit` ends the process.
-pub(super) fn start(link: Arc<Link>, leave: UnixStream, exit: impl FnOnce(i32) + Send + 'static) -> io::Result<()> {
+pub(super) fn start(link: Arc<Link>, leave: UnixStream, exit: impl FnOnce(Exit) + Send + 'static) -> io::Result<()> {
     leave.set_nonblocking(true)?;
     thread::Builder::new()
         .name("everport-watch".to_owned())
@@ -28,15 +28,16 @@ pub(super) fn start(link: Arc<Link>, leave: UnixStream, exit: impl FnOnce(i32) +
     Ok(())
 }
 
-/// Watches until the process must end, with this code.
-fn watch(link: &Arc<Link>, leave: OwnedFd) -> i32 {
+/// Watches until the process must end.
+fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
     let mut deadlines = Deadlines::new(now());
     let mut streams = Streams::look();
     loop {
         let state = *link.state();
-        let turn = deadlines.turn(state, link.terms(), link.is_drain_watched(), now());
-        if let Some(code) = turn.exit {
-            return code;
+        let (asked, busy) = (link.is_drain_watched(), link.left().work);
+        let turn = deadlines.turn(Seen { state, terms: link.terms(), asked, busy }, now());
+        if let Some(exit) = turn.exit {
+            return exit;
         }
         if turn.beat {
             link.kick.notify_one();

@@ -10,11 +10,11 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
 use super::poller::Source;
 use super::records::Ended;
-use super::{Shell, clock};
-use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Spread};
+use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -23,12 +23,11 @@ impl Shell {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
-            Action::Drain { worker, deadline } => {
+            Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
-                let deadline = deadline.saturating_duration_since(clock::now());
-                self.order(worker, ToWorker::Drain { deadline }.into());
+                self.order(worker, ToWorker::Drain.into());
             }
             Action::Forget { worker } => drop(self.links.remove(&worker)),
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
@@ -194,11 +193,17 @@ impl Shell {
     pub(super) fn send_offers(&mut self) {
         while let Some(worker) = self.staged.pop() {
             let Some(link) = self.links.get_mut(&worker) else { continue };
-            let (failed, room) = link.send_offers(&self.connections);
-            for connection in failed {
+            let sent = link.send_offers(&self.connections);
+            for connection in sent.failed {
                 self.note(Event::OfferFailed { worker, connection });
             }
-            self.heed_room(worker, room);
+            for connection in sent.unsayable {
+                warn!(connection = connection.0, "connection ended: no message can hold its offer");
+                self.connections.shut_down(connection);
+                // For the machine it has an owner, who ended it.
+                self.note(Event::Settled { worker, connection, how: Settled::Taken });
+            }
+            self.heed_room(worker, sent.room);
             self.pump();
         }
     }

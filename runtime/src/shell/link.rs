@@ -121,6 +121,16 @@ pub(crate) enum OrderError {
     Io(#[from] io::Error),
 }
 
+/// What became of the staged offers.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// Could not be sent; their words are free again.
+    pub(crate) failed: Vec<ConnectionId>,
+    /// Cannot be put into a message, for any worker.
+    pub(crate) unsayable: Vec<ConnectionId>,
+    pub(crate) room: Result<Room, OrderError>,
+}
+
 /// An offer on the board, and what was read from its word the last time.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
@@ -203,22 +213,31 @@ impl Link {
         !self.staged.is_empty()
     }
 
-    /// Sends the staged offers, many in one message. Returns those that could not be sent; their words are free again.
-    pub(crate) fn send_offers(&mut self, connections: &Connections) -> (Vec<ConnectionId>, Result<Room, OrderError>) {
+    /// Sends the staged offers, many in one message.
+    pub(crate) fn send_offers(&mut self, connections: &Connections) -> Sent {
         let staged = std::mem::take(&mut self.staged);
         let mut rest = &staged[..];
+        let (mut most, mut unsayable) = (MAX_OFFERS, Vec::new());
         let mut room = Ok(if self.is_full() { Room::Full } else { Room::Enough });
         while matches!(room, Ok(Room::Enough)) && !rest.is_empty() {
-            let (batch, later) = rest.split_at(rest.len().min(MAX_OFFERS));
+            let (batch, later) = rest.split_at(rest.len().min(most));
             match self.send_batch(batch, connections) {
                 Ok(()) => rest = later,
+                // The message cannot be written, which is no fault of the worker. One by one, the offer at fault is found.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    if let [only] = batch {
+                        unsayable.push(*only);
+                        rest = later;
+                    }
+                    most = 1;
+                }
                 Err(error) => room = Room::after(error).map_err(OrderError::from),
             }
         }
         for connection in rest {
             self.free(*connection);
         }
-        (rest.to_vec(), room)
+        Sent { failed: rest.to_vec(), unsayable, room }
     }
 
     fn send_batch(&self, batch: &[ConnectionId], connections: &Connections) -> io::Result<()> {
@@ -304,5 +323,40 @@ impl Link {
     /// Asks the worker to ring at every change, or no longer.
     pub(crate) fn ask_ring(&self, on: bool) {
         self.board.ask_ring(on);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everport_handoff::bootstrap;
+    use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+    use everport_handoff::name::SocketName;
+
+    use super::super::connections::Connection;
+    use super::super::process::Launcher;
+    use super::*;
+    use crate::config::Program;
+
+    #[test]
+    fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
+        // It keeps its end of the channel open, and reads nothing.
+        let program = Program::Command { program: "sleep".into(), arguments: vec!["60".into()] };
+        let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
+        let ends = bootstrap::prepare().unwrap();
+        let process = Launcher::new(&program).unwrap().spawn(identity, &ends.inherited).unwrap();
+        let bell = || everport_handoff::board::bell().unwrap();
+        let mut link = Link::new(identity, ends, [bell(), bell()], process);
+        let mut connections = Connections::default();
+        let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
+        let ids = peers.map(|peer| connections.keep(Connection { socket: bell(), peer, listener: ListenerId(1) }));
+        for id in ids {
+            assert!(link.stage(id).unwrap());
+        }
+        let sent = link.send_offers(&connections);
+        assert_eq!((sent.failed, sent.unsayable), (Vec::new(), vec![ids[1]]));
+        assert_eq!(sent.room.unwrap(), Room::Enough);
+        let process = link.process.take().unwrap();
+        process.kill();
+        process.wait().unwrap();
     }
 }

@@ -8,7 +8,9 @@
 //! | USR1 | opens the log files again |
 //! | USR2, TTIN, TTOU, WINCH | logs that it is not supported yet |
 //!
-//! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept.
+//! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept. PIPE is
+//! caught because sending descriptors to a worker that has just gone raises it, and a program may have given it back its
+//! default action, which would end the master.
 //!
 //! TTIN, TTOU and WINCH act only when a process sent them: a terminal sends them too, on a resize or for output from the
 //! background. What decides is how the signal was sent and not by whom: `docker kill` shows up as pid 0.
@@ -18,8 +20,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{
+    SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
+};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
@@ -64,9 +69,10 @@ enum Terminal {
 }
 
 impl Signals {
-    /// Catches every signal of the table.
+    /// Catches every signal of the table, also one that was blocked when the master was started. The threads that are
+    /// started after this inherit the mask.
     pub(crate) fn catch() -> io::Result<Self> {
-        let all = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH];
+        let all = [SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH];
         // Looked at before it is caught.
         let terminal = match (ignores_hangup()?, File::open("/dev/tty").is_ok()) {
             (true, _) => Terminal::Outlived,
@@ -75,6 +81,7 @@ impl Signals {
         };
         let (read, write) = UnixStream::pair()?;
         let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), all)?;
+        SigSet::empty().thread_set_mask()?;
         Ok(Self { delivery, terminal })
     }
 

@@ -239,9 +239,6 @@ impl Shell {
         let fd = link.bell_copy.take();
         let message = ToWorker::Welcome {
             version,
-            worker,
-            slot: link.identity.slot,
-            generation: link.identity.generation,
             manual_ready: self.config.readiness == Readiness::Manual,
             first_byte_grace: self.config.first_byte_grace,
             drain_timeout: self.config.drain_timeout,

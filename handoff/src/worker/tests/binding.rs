@@ -37,6 +37,43 @@ async fn a_bind_cancelled_between_answer_and_poll_gives_the_listener_back() {
 }
 
 #[tokio::test]
+async fn a_master_that_does_not_read_makes_bind_fail_at_last() {
+    let (_master, link) = Master::new();
+    let address = address("127.0.0.1:0");
+    let mut asked = Vec::new();
+    let error = loop {
+        let mut bind = Box::pin(TcpListener::bind_by(&link, &address));
+        match bind.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => asked.push(bind),
+            Poll::Ready(bound) => break bound.unwrap_err(),
+        }
+        assert!(asked.len() < 1_000_000, "what waits is bounded");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    assert!(error.to_string().contains("wait for room"), "{error}");
+}
+
+#[tokio::test]
+async fn a_bind_right_after_a_cancelled_one_gets_its_answer() {
+    let (mut master, link) = Master::welcomed().await;
+    let address = address("127.0.0.1:80");
+    assert!(pends(TcpListener::bind_by(&link, &address)));
+    let mut again = Box::pin(TcpListener::bind_by(&link, &address));
+    assert!(still_pends(&mut again));
+    assert_eq!(master.answer(1, None).await, ("127.0.0.1:80".to_owned(), 0));
+    let listener = again.await.unwrap();
+    master.sync().await;
+    assert_eq!(master.heard(), None, "one question, and the listener is in use");
+    // It is whole: offers come in, and another `bind` is another question.
+    master.say(&ToWorker::Activate, &[]);
+    master.offer(1, &Connection::new());
+    listener.accept().await.unwrap();
+    assert_eq!(master.hear().await, ToMaster::Ready);
+    assert!(pends(TcpListener::bind_by(&link, &address)));
+    assert_eq!(master.answer(2, None).await.1, 1);
+}
+
+#[tokio::test]
 async fn the_lowest_free_index_of_port_zero_is_asked_for() {
     let (master, link) = Master::welcomed().await;
     let ask = async |listener| {
@@ -100,12 +137,42 @@ async fn ready_is_said_once_when_accept_is_polled_and_every_bind_is_answered() {
     assert_eq!(master.heard(), None, "a bind is not answered yet");
     let answer = Err(ListenFailure { errno: Some(1), reason: String::new() });
     master.say(&ToWorker::Listening { request, answer }, &[]);
-    assert_eq!(master.hear().await, ToMaster::Ready);
     second.await.unwrap_err();
+    assert_eq!(master.heard(), None, "accept was not polled since");
     assert!(pends(first.accept()));
+    assert_eq!(master.heard(), Some(ToMaster::Ready));
     worker(&link).ready();
     master.sync().await;
     assert_eq!(master.heard(), None);
+}
+
+#[tokio::test]
+async fn a_worker_that_accepts_at_one_listener_is_not_ready_between_two_further_binds() {
+    let (mut master, link) = Master::welcomed().await;
+    let first = Arc::new(master.listen(&link, 1, None).await);
+    let (second, third) = (address("127.0.0.1:2"), address("127.0.0.1:3"));
+    let mut binding = Box::pin(TcpListener::bind_by(&link, &second));
+    assert!(still_pends(&mut binding));
+    let accepting = tokio::spawn({
+        let first = Arc::clone(&first);
+        async move { drop(first.accept().await) }
+    });
+    let (_second, third) = tokio::join!(
+        async {
+            let second = binding.await.unwrap();
+            (second, TcpListener::bind_by(&link, &third).await.unwrap_err())
+        },
+        async {
+            master.answer(2, None).await;
+            // The next message is no `Ready`. The `accept` that waits says it once this bind is refused.
+            master.refuse(None).await;
+        }
+    );
+    let () = third;
+    assert_eq!(master.hear().await, ToMaster::Ready);
+    master.sync().await;
+    assert!(!accepting.is_finished());
+    accepting.abort();
 }
 
 #[tokio::test]

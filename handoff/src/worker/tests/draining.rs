@@ -65,6 +65,23 @@ async fn a_split_reader_s_first_read_counts() {
 }
 
 #[tokio::test]
+async fn the_halves_try_reads_count_as_the_stream_s() {
+    let (_master, link, _listener, mut connection, mut stream) = draining().await;
+    let mut announced = Box::pin(worker(&link).draining());
+    let peer = connection.client.local_addr().unwrap();
+    let (read, write) = stream.split();
+    assert_eq!(read.peer_addr().unwrap(), peer);
+    assert_eq!(read.try_read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    write.try_write(b"hello").unwrap();
+    connection.client.write_all(b"GET").unwrap();
+    let (mut read, _write) = stream.into_split();
+    assert_eq!(read.peek(&mut [0; 8]).await.unwrap(), 3);
+    assert!(still_pends(&mut announced), "a look is no read");
+    assert_eq!(read.try_read(&mut [0; 8]).unwrap(), 3);
+    announced.await;
+}
+
+#[tokio::test]
 async fn a_read_that_found_nothing_is_no_read() {
     let (_master, link, _listener, mut connection, stream) = draining().await;
     let mut announced = Box::pin(worker(&link).draining());

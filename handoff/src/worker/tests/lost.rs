@@ -4,16 +4,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
 use super::*;
-use crate::worker::{MASTER_LOST, watch};
+use crate::worker::deadlines::{END_GRACE, Exit};
+use crate::worker::watch;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Starts the watcher; the receiver gets the exit code, the stream is its signal.
-fn watched(link: &Arc<Link>) -> (mpsc::Receiver<i32>, UnixStream) {
+/// Starts the watcher; the receiver gets its end, the stream is its signal.
+fn watched(link: &Arc<Link>) -> (mpsc::Receiver<Exit>, UnixStream) {
     let (readable, signal) = UnixStream::pair().unwrap();
     let (exit, exited) = mpsc::channel();
-    watch::start(Arc::clone(link), readable, move |code| exit.send(code).unwrap()).unwrap();
+    watch::start(Arc::clone(link), readable, move |why| exit.send(why).unwrap()).unwrap();
     (exited, signal)
 }
 
@@ -29,7 +30,7 @@ fn a_blocked_runtime_does_not_keep_the_port_nor_the_process() {
         let (exited, _signal) = watched(&link);
         drop((master, shared));
         // From here on nothing turns this runtime: only the watcher can have done it.
-        assert_eq!(exited.recv_timeout(LONG), Ok(MASTER_LOST));
+        assert_eq!(exited.recv_timeout(LONG), Ok(Exit::MasterLost));
         StdListener::bind(address).unwrap();
     });
 }
@@ -57,6 +58,21 @@ async fn what_a_lost_master_had_offered_is_taken_and_finished() {
 }
 
 #[tokio::test]
+async fn an_offer_of_a_lost_master_that_was_revoked_holds_no_drain_back() {
+    let (mut master, link, listener) = Master::active().await;
+    let connection = Connection::new();
+    let id = master.offer(1, &connection);
+    master.board.revoke(id);
+    let Master { channel, board, readable, .. } = master;
+    drop((channel, readable));
+    let mut announced = Box::pin(worker(&link).draining());
+    assert!(still_pends(&mut announced));
+    assert!(pends(listener.accept()));
+    announced.await;
+    assert_eq!(board.read(id), Reading::Released);
+}
+
+#[tokio::test]
 async fn a_lost_master_ends_the_process_when_all_is_done_although_draining_was_asked_for() {
     let (master, link, _listener) = Master::active().await;
     let (exited, _signal) = watched(&link);
@@ -67,7 +83,7 @@ async fn a_lost_master_ends_the_process_when_all_is_done_although_draining_was_a
     assert_eq!(exited.try_recv(), Err(mpsc::TryRecvError::Empty));
     drop(guard);
     worker.finished().await;
-    assert_eq!(exited.recv_timeout(LONG), Ok(MASTER_LOST));
+    assert_eq!(exited.recv_timeout(LONG), Ok(Exit::MasterLost));
 }
 
 #[tokio::test]
@@ -76,7 +92,19 @@ async fn a_drained_worker_whose_application_never_asked_ends_with_zero() {
     let (exited, _signal) = watched(&link);
     master.drain().await;
     assert_eq!(master.hear().await, ToMaster::Drained);
-    assert_eq!(exited.recv_timeout(LONG), Ok(0));
+    assert_eq!(exited.recv_timeout(LONG), Ok(Exit::Drained));
+}
+
+#[tokio::test]
+async fn a_guard_that_is_taken_after_the_drain_keeps_the_process() {
+    let (mut master, link, _listener) = Master::active().await;
+    master.drain().await;
+    assert_eq!(master.hear().await, ToMaster::Drained);
+    let guard = worker(&link).guard();
+    let (exited, _signal) = watched(&link);
+    assert_eq!(exited.recv_timeout(2 * END_GRACE), Err(mpsc::RecvTimeoutError::Timeout));
+    drop(guard);
+    assert_eq!(exited.recv_timeout(LONG), Ok(Exit::Drained));
 }
 
 #[tokio::test]
@@ -97,6 +125,23 @@ async fn a_master_that_makes_no_sense_is_a_lost_one_and_learns_it() {
     worker(&link).draining().await;
     assert!(link.state().is_lost());
     assert!(matches!(master.channel.receive::<ToMaster>(), Err(ReceiveError::Closed)));
+}
+
+#[tokio::test]
+async fn a_waiting_accept_does_not_look_for_a_lost_master_again_and_again() {
+    let (master, link, listener) = Master::active().await;
+    let accepting = tokio::spawn(async move { drop(listener.accept().await) });
+    let Master { channel, board, readable, .. } = master;
+    drop((channel, readable));
+    worker(&link).finished().await;
+    // Every driver beats when it starts.
+    let heartbeat = board.figures().heartbeat;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(board.figures().heartbeat, heartbeat);
+    assert!(!accepting.is_finished());
+    accepting.abort();
 }
 
 #[tokio::test]

@@ -79,9 +79,6 @@ impl Master {
     fn welcome(&self, manual_ready: bool) {
         let welcome = ToWorker::Welcome {
             version: NEWEST,
-            worker: WorkerId(1),
-            slot: Slot(0),
-            generation: Generation(1),
             manual_ready,
             first_byte_grace: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(60),
@@ -170,7 +167,7 @@ impl Master {
 
     /// Drains the worker.
     async fn drain(&mut self) {
-        self.say(&ToWorker::Drain { deadline: Duration::from_secs(60) }, &[]);
+        self.say(&ToWorker::Drain, &[]);
         self.sync().await;
     }
 }
