@@ -334,16 +334,20 @@ mod tests {
 
     use super::super::connections::Connection;
     use super::super::process::Launcher;
+    use super::super::surroundings::Output;
     use super::*;
-    use crate::config::Program;
+    use crate::config::{RawConfig, Setting, Source};
 
     #[test]
     fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
         // It keeps its end of the channel open, and reads nothing.
-        let program = Program::Command { program: "sleep".into(), arguments: vec!["60".into()] };
+        let mut raw = RawConfig::default();
+        raw.add(Setting::Program, "sleep", Source::Flag);
+        raw.add(Setting::Program, "60", Source::Flag);
         let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
         let ends = bootstrap::prepare().unwrap();
-        let process = Launcher::new(&program).unwrap().spawn(identity, &ends.inherited).unwrap();
+        let launcher = Launcher::new(&raw.try_into().unwrap(), None).unwrap();
+        let process = launcher.spawn(identity, &ends.inherited, &Output::Inherited).unwrap();
         let bell = || everport_handoff::board::bell().unwrap();
         let mut link = Link::new(identity, ends, [bell(), bell()], process);
         let mut connections = Connections::default();
