@@ -21,6 +21,7 @@ mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
 mod service; // A master under a service manager, and as process 1 of a container.
 mod signals; // What signals do, to the master and to workers.
+mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
 mod tidy; // Rules for the code itself.
 mod udp; // Datagrams.

@@ -164,9 +164,14 @@ impl WorkerBoard {
     pub fn take(&self, id: OfferId) -> bool {
         let moved = self.word(id).map(|word| offer::take(word, self.ring(), id.sequence));
         if moved.is_some_and(|moved| moved.made) {
-            self.page[TAKEN].fetch_add(1, Ordering::Relaxed);
+            self.count_taken();
         }
         self.answer(moved)
+    }
+
+    /// Counts a connection that the worker has taken, from an offer or from a shared listener.
+    pub fn count_taken(&self) {
+        self.page[TAKEN].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Declines an offer, after the copy was closed or when it never came. `false` as in [`take`](Self::take).

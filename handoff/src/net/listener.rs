@@ -217,6 +217,7 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
         Ok(accepted) => accepted,
         Err(error) => return Some(Err(error)),
     };
+    link.board().count_taken();
     Some(stream(io, &name, Some(link)))
 }
 

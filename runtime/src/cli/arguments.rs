@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
 
+use super::orders::Order;
 use crate::config::{KEYS, Key, KeyDefault, Kind, RawConfig, Setting, Source};
 
-const EXIT_CODES: &str = "\
+pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  done as asked
   1  failed: the start, the reload (it was rolled back), or there is no master at the control socket
@@ -60,6 +61,8 @@ pub(super) enum Command {
         #[command(flatten)]
         control: ControlArguments,
     },
+    #[command(flatten)]
+    Order(Order),
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use crate::control::client::Connection;
 use crate::control::protocol::{ReloadOutcome, ReloadRecord, Reopened, Status, Stopping};
 
 /// Longer than the master's own patience with its loop, so that its reason arrives first.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the master may take to stop beyond the drain timeout: to kill what is left, reap it and clean up.
 const STOP_MARGIN: Duration = Duration::from_secs(10);

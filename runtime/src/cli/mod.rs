@@ -8,8 +8,10 @@
 
 mod arguments;
 mod ask;
+mod orders;
 mod table;
 mod unit;
+mod workers;
 
 use std::env;
 use std::ffi::OsString;
@@ -96,6 +98,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             let origin = unit::Origin { executable: &own, arguments: &arguments, directory: &here };
             print(unit::unit(&config, &origin, variable).as_bytes())
         }
+        Command::Order(order) => orders::give(order),
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
+use super::workers;
 use crate::control::protocol::{
     AskedBy, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadOutcome, ReloadRecord, Status,
     WorkerState, WorkerStatus,
@@ -22,6 +23,7 @@ pub(super) fn status(status: &Status) -> String {
     for generation in &status.generations {
         text += &generation_line(generation);
         text += &table(WORKER_HEAD, generation.workers.iter().map(worker_row));
+        text += &workers::notes(generation);
     }
     if !status.listeners.is_empty() {
         text += "\nlisteners\n";
@@ -47,21 +49,11 @@ const WORKER_HEAD: [&str; 11] =
     ["slot", "worker", "pid", "state", "since", "restarts", "active", "offered", "taken", "refused", "revoked"];
 
 fn worker_row(status: &WorkerStatus) -> [String; 11] {
-    let state = match status.state {
-        WorkerState::Starting => "starting",
-        WorkerState::Ready => "ready",
-        WorkerState::Active => "active",
-        WorkerState::Leaving => "leaving",
-        WorkerState::Draining => "draining",
-        WorkerState::Drained => "drained",
-        WorkerState::Silent => "silent",
-        WorkerState::Killed => "killed",
-    };
     [
         status.slot.to_string(),
         status.worker.to_string(),
         status.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-        state.to_owned(),
+        worker_state(status.state).to_owned(),
         Seconds(status.since_seconds).to_string(),
         status.restarts.to_string(),
         status.active.to_string(),
@@ -70,6 +62,21 @@ fn worker_row(status: &WorkerStatus) -> [String; 11] {
         status.refused.to_string(),
         status.revoked.to_string(),
     ]
+}
+
+pub(super) fn worker_state(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Starting => "starting",
+        WorkerState::Ready => "ready",
+        WorkerState::Active => "active",
+        WorkerState::Paused => "paused",
+        WorkerState::Leaving => "leaving",
+        WorkerState::Draining => "draining",
+        WorkerState::Drained => "drained",
+        WorkerState::Silent => "silent",
+        WorkerState::Hung => "hung",
+        WorkerState::Killed => "killed",
+    }
 }
 
 const LISTENER_HEAD: [&str; 6] = ["name", "address", "policy", "queue", "accepted", "accepting"];
@@ -107,6 +114,7 @@ fn master_state(state: MasterState) -> &'static str {
     match state {
         MasterState::Starting => "starting",
         MasterState::Running => "running",
+        MasterState::Paused => "paused",
         MasterState::Reloading => "reloading",
         MasterState::Stopping => "stopping",
     }
@@ -117,7 +125,7 @@ fn worker_count(workers: u32) -> String {
 }
 
 /// A length of time in the two largest units that it has: `3m 12s`.
-struct Seconds(u64);
+pub(super) struct Seconds(pub(super) u64);
 
 impl Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,7 +137,7 @@ impl Display for Seconds {
 }
 
 /// Columns as wide as their widest cell, two spaces apart and below the heading by two.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_uppercase)).chain(rows).collect();
     let mut widths = [0; N];
     for row in &rows {
@@ -170,6 +178,8 @@ generation 3: active for 1m 5s
   SLOT  WORKER  PID   STATE   SINCE  RESTARTS  ACTIVE  OFFERED  TAKEN  REFUSED  REVOKED
   0     5       4720  active  1m 5s  0         7       1000     990    1        2
   1     9       -     killed  0s     3         0       20       19     0        1
+  worker 9 waits for its exit
+  slot 1 rests for 40s: its workers failed too often; the next one starts in 12s
 
 listeners
   NAME            ADDRESS         POLICY  QUEUE  ACCEPTED  ACCEPTING

@@ -2,10 +2,12 @@
 //!
 //! - [`protocol`]: what goes over the wire, plain data;
 //! - [`server`]: HTTP over a unix socket, on a thread of its own, so that no client can slow the master's loop;
+//! - [`orders`]: the requests to scale, pause, resume and kill;
 //! - [`request`]: the way from that thread to the loop and back;
 //! - [`client`]: the other end, for the commands.
 
 pub(crate) mod client;
+mod orders;
 pub(crate) mod protocol;
 pub(crate) mod request;
 pub(crate) mod server;

@@ -6,6 +6,9 @@
 //! | `POST /reload` | [`ReloadRecord`], when the reload has ended | 200 committed, 409 rolled back |
 //! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
 //! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
+//! | `POST /scale?to=N`, `?up=N`, `?down=N` | [`Scaled`], at once | 200 |
+//! | `POST /pause`, `POST /resume` | [`Pausing`], at once | 200 |
+//! | `POST /kill?worker=ID` | [`Killing`], at once | 200, 404 when there is no such worker |
 //! | anything that fails | [`Refusal`] | 400, 404, 405; 503 when the master is stopping, or too busy |
 //!
 //! Names are part of the interface: fields are only added, with `#[serde(default)]`, for a newer command asks an older
@@ -25,6 +28,9 @@ pub(crate) struct Status {
     pub(crate) state: MasterState,
     pub(crate) uptime_seconds: u64,
     pub(crate) policy: Policy,
+    /// How many slots the active generation has, or will have as soon as no reload is under way.
+    #[serde(default)]
+    pub(crate) slots: u32,
     /// The oldest first.
     pub(crate) generations: Vec<GenerationStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
@@ -38,6 +44,8 @@ pub(crate) enum MasterState {
     /// The first generation is not ready yet.
     Starting,
     Running,
+    /// As `Running`, but the workers take no connections until somebody says `resume`.
+    Paused,
     Reloading,
     Stopping,
 }
@@ -51,6 +59,19 @@ pub(crate) struct GenerationStatus {
     pub(crate) since_seconds: u64,
     /// By slot.
     pub(crate) workers: Vec<WorkerStatus>,
+    /// The slots whose workers failed too often, by slot.
+    #[serde(default)]
+    pub(crate) resting: Vec<RestingStatus>,
+}
+
+/// A slot that rests: it is filled at a slow pace until one of its workers has been steady.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestingStatus {
+    pub(crate) slot: Slot,
+    /// How long it has rested.
+    pub(crate) since_seconds: u64,
+    /// In how long the next worker is started; nothing while one fills the slot.
+    pub(crate) retry_in_seconds: Option<u64>,
 }
 
 /// Where a generation is between its start and its end.
@@ -77,10 +98,22 @@ pub(crate) struct WorkerStatus {
     pub(crate) state: WorkerState,
     /// How long it has been in this state.
     pub(crate) since_seconds: u64,
+    /// In how long it is killed, or drained if it is leaving, should it still be in this state.
+    #[serde(default)]
+    pub(crate) deadline_in_seconds: Option<u64>,
+    /// How long ago its process was started.
+    #[serde(default)]
+    pub(crate) uptime_seconds: u64,
+    /// Its resident memory.
+    #[serde(default)]
+    pub(crate) memory_bytes: Option<u64>,
     /// How often this slot of this generation was filled again after a crash.
     pub(crate) restarts: u64,
     /// Connections that it serves now.
     pub(crate) active: u64,
+    /// Other work that keeps it alive while it drains.
+    #[serde(default)]
+    pub(crate) guards: u64,
     pub(crate) offered: u64,
     pub(crate) taken: u64,
     pub(crate) refused: u64,
@@ -97,7 +130,9 @@ pub(crate) enum WorkerState {
     Ready,
     /// It takes connections.
     Active,
-    /// It asked to leave, and takes connections until its replacement is ready.
+    /// It takes nothing, keeps what it has, and can take connections at once.
+    Paused,
+    /// It asked to leave or has served enough, and takes connections until its replacement is ready.
     Leaving,
     /// It finishes what it has.
     Draining,
@@ -105,6 +140,8 @@ pub(crate) enum WorkerState {
     Drained,
     /// It closed its channel; its process has not exited yet.
     Silent,
+    /// It showed no life for too long and was told to abort; its process has not exited yet.
+    Hung,
     /// It was killed; its process has not been reaped yet.
     Killed,
 }
@@ -187,6 +224,31 @@ pub(crate) struct Reopened {
     pub(crate) failures: Vec<String>,
 }
 
+/// The number of workers has been set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scaled {
+    /// How many there were to be before.
+    pub(crate) before: u32,
+    /// How many there are to be now.
+    pub(crate) workers: u32,
+}
+
+/// The workers take no connections for now, or take them again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pausing {
+    pub(crate) paused: bool,
+    /// Whether it was otherwise before.
+    pub(crate) changed: bool,
+}
+
+/// A worker has been killed; it is replaced as after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Killing {
+    pub(crate) worker: WorkerId,
+    pub(crate) slot: Slot,
+    pub(crate) generation: Generation,
+}
+
 /// Why a request got no other answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
@@ -219,8 +281,12 @@ pub(crate) mod tests {
             pid: Some(4720),
             state: WorkerState::Active,
             since_seconds: 65,
+            deadline_in_seconds: None,
+            uptime_seconds: 66,
+            memory_bytes: Some(12 << 20),
             restarts: 0,
             active: 7,
+            guards: 1,
             offered: 1000,
             taken: 990,
             refused: 1,
@@ -232,8 +298,12 @@ pub(crate) mod tests {
             pid: None,
             state: WorkerState::Killed,
             since_seconds: 0,
+            deadline_in_seconds: None,
+            uptime_seconds: 3,
+            memory_bytes: None,
             restarts: 3,
             active: 0,
+            guards: 0,
             offered: 20,
             taken: 19,
             refused: 0,
@@ -245,11 +315,13 @@ pub(crate) mod tests {
             state: MasterState::Running,
             uptime_seconds: 3665,
             policy: Policy::RoundRobin,
+            slots: 2,
             generations: vec![GenerationStatus {
                 generation: Generation(3),
                 state: GenerationState::Active,
                 since_seconds: 65,
                 workers: vec![worker, gone],
+                resting: vec![RestingStatus { slot: Slot(1), since_seconds: 40, retry_in_seconds: Some(12) }],
             }],
             listeners: vec![ListenerStatus {
                 name: "127.0.0.1:8000".to_owned(),
@@ -264,11 +336,15 @@ pub(crate) mod tests {
     }
 
     const STATUS: &str = concat!(
-        r#"{"pid":4711,"version":"0.1.0","state":"running","uptime_seconds":3665,"policy":"rr","generations":[{"#,
+        r#"{"pid":4711,"version":"0.1.0","state":"running","uptime_seconds":3665,"policy":"rr","slots":2,"#,
+        r#""generations":[{"#,
         r#""generation":3,"state":"active","since_seconds":65,"workers":[{"worker":5,"slot":0,"pid":4720,"#,
-        r#""state":"active","since_seconds":65,"restarts":0,"active":7,"offered":1000,"taken":990,"refused":1,"#,
-        r#""revoked":2},{"worker":9,"slot":1,"pid":null,"state":"killed","since_seconds":0,"restarts":3,"active":0,"#,
-        r#""offered":20,"taken":19,"refused":0,"revoked":1}]}],"listeners":[{"name":"127.0.0.1:8000","#,
+        r#""state":"active","since_seconds":65,"deadline_in_seconds":null,"uptime_seconds":66,"memory_bytes":12582912,"#,
+        r#""restarts":0,"active":7,"guards":1,"offered":1000,"taken":990,"refused":1,"#,
+        r#""revoked":2},{"worker":9,"slot":1,"pid":null,"state":"killed","since_seconds":0,"#,
+        r#""deadline_in_seconds":null,"uptime_seconds":3,"memory_bytes":null,"restarts":3,"active":0,"guards":0,"#,
+        r#""offered":20,"taken":19,"refused":0,"revoked":1}],"#,
+        r#""resting":[{"slot":1,"since_seconds":40,"retry_in_seconds":12}]}],"listeners":[{"name":"127.0.0.1:8000","#,
         r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true}],"last_reload":{"#,
         r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
         r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"#,

@@ -5,10 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use everport_handoff::id::WorkerId;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{ReloadRecord, Reopened, Status, Stopping};
+use super::protocol::{Killing, Pausing, ReloadRecord, Reopened, Scaled, Status, Stopping};
+use crate::machine::Scale;
 
 /// Who asks, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,12 @@ pub(crate) enum Request {
     Reopen { client: Client, answer: oneshot::Sender<Reopened> },
     /// Begin to stop, and answer at once.
     Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
+    /// Set the number of workers, and answer at once.
+    Scale { client: Client, to: Scale, answer: oneshot::Sender<Scaled> },
+    /// Let the workers take no connections, or take them again, and answer at once.
+    Pause { client: Client, paused: bool, answer: oneshot::Sender<Pausing> },
+    /// Kill a worker, and answer at once; with nothing when there is none of this id.
+    Kill { client: Client, worker: WorkerId, answer: oneshot::Sender<Option<Killing>> },
 }
 
 /// A queue for `capacity` requests.

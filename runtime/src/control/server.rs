@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::orders;
 use super::protocol::{Refusal, ReloadOutcome};
 use super::request::{Asker, Client, Request, Requests, Unanswered, queue};
 use super::socket;
@@ -168,13 +169,16 @@ async fn converse(stream: UnixStream, caller: Caller) {
 
 /// What the handlers know of their client.
 #[derive(Clone)]
-struct Caller {
-    asker: Asker,
+pub(super) struct Caller {
+    pub(super) asker: Asker,
     waiting: Arc<Semaphore>,
-    limits: Limits,
-    client: Client,
+    pub(super) limits: Limits,
+    pub(super) client: Client,
     clock: Clock,
 }
+
+/// What can be asked for.
+const PATHS: &str = "GET /status, POST /reload, /reopen, /stop, /scale, /pause, /resume or /kill";
 
 fn router(caller: Caller) -> Router {
     Router::new()
@@ -182,9 +186,13 @@ fn router(caller: Caller) -> Router {
         .route("/reload", post(reload))
         .route("/reopen", post(reopen))
         .route("/stop", post(stop))
-        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path: ask for /status, /reload, /reopen or /stop"))
+        .route("/scale", post(orders::scale))
+        .route("/pause", post(orders::pause))
+        .route("/resume", post(orders::resume))
+        .route("/kill", post(orders::kill))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, format_args!("no such path: want {PATHS}")))
         .method_not_allowed_fallback(async || {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "GET /status, POST /reload, POST /reopen and POST /stop only")
+            refuse(StatusCode::METHOD_NOT_ALLOWED, format_args!("no such method here: want {PATHS}"))
         })
         .with_state(caller)
 }
@@ -228,18 +236,21 @@ async fn stop(State(caller): State<Caller>, query: Result<Query<StopQuery>, Quer
     respond(soon(asked, caller.limits.answer).await, |_| StatusCode::ACCEPTED)
 }
 
-async fn soon<T>(asked: impl Future<Output = Result<T, Unanswered>>, limit: Duration) -> Result<T, Unanswered> {
+pub(super) async fn soon<T>(
+    asked: impl Future<Output = Result<T, Unanswered>>,
+    limit: Duration,
+) -> Result<T, Unanswered> {
     timeout(limit, asked).await.unwrap_or(Err(Unanswered::TooSlow))
 }
 
-fn respond<T: Serialize>(answer: Result<T, Unanswered>, code: impl FnOnce(&T) -> StatusCode) -> Response {
+pub(super) fn respond<T: Serialize>(answer: Result<T, Unanswered>, code: impl FnOnce(&T) -> StatusCode) -> Response {
     match answer {
         Ok(answer) => (code(&answer), Json(answer)).into_response(),
         Err(unanswered) => refuse(StatusCode::SERVICE_UNAVAILABLE, unanswered),
     }
 }
 
-fn refuse(code: StatusCode, reason: impl ToString) -> Response {
+pub(super) fn refuse(code: StatusCode, reason: impl ToString) -> Response {
     (code, Json(Refusal { error: reason.to_string() })).into_response()
 }
 

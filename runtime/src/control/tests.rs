@@ -133,9 +133,24 @@ fn stop_is_graceful_unless_now() {
 fn what_makes_no_sense_is_refused_in_json() {
     let world = World::new(LIMITS);
     let table = [
-        (Method::GET, "/nothing", 404, "no such path: ask for /status, /reload, /reopen or /stop"),
-        (Method::GET, "/reload", 405, "GET /status, POST /reload, POST /reopen and POST /stop only"),
-        (Method::POST, "/status", 405, "GET /status, POST /reload, POST /reopen and POST /stop only"),
+        (
+            Method::GET,
+            "/nothing",
+            404,
+            "no such path: want GET /status, POST /reload, /reopen, /stop, /scale, /pause, /resume or /kill",
+        ),
+        (
+            Method::GET,
+            "/reload",
+            405,
+            "no such method here: want GET /status, POST /reload, /reopen, /stop, /scale, /pause, /resume or /kill",
+        ),
+        (
+            Method::POST,
+            "/status",
+            405,
+            "no such method here: want GET /status, POST /reload, /reopen, /stop, /scale, /pause, /resume or /kill",
+        ),
         (Method::POST, "/stop?now=perhaps", 400, "want /stop, /stop?now=true or /stop?now=false"),
     ];
     for (method, uri, code, reason) in table {

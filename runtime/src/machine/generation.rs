@@ -194,7 +194,9 @@ impl Machine {
         for id in self.supervision.of_generation(generation) {
             match self.supervision.get(id).map(|worker| worker.state) {
                 Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
-                Some(WorkerState::Active { .. } | WorkerState::Leaving { .. }) => self.drain(id, now, actions),
+                Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. }) => {
+                    self.drain(id, now, actions);
+                }
                 _ => {}
             }
         }

@@ -6,6 +6,7 @@ use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::generation::Course;
 use super::listeners::Admission;
+use super::orders::Flow;
 use super::{Action, Exit, Failure, GenerationState, Machine, RequestId, Spread, WorkerState};
 
 impl Machine {
@@ -47,15 +48,23 @@ impl Machine {
                 self.give_up_on(id, failure, now, actions);
             }
             // A stop drains everybody soon.
-            WorkerState::Active { .. } if matches!(self.course, Course::Settling { .. }) => {}
+            WorkerState::Active { .. } | WorkerState::Paused { .. }
+                if matches!(self.course, Course::Settling { .. }) => {}
             WorkerState::Active { .. } => {
-                self.supervision.leave(id, now);
+                self.supervision.leave(id, now, actions);
+                self.fill_slots(now, actions);
+            }
+            // It takes nothing, so it can go before its replacement is ready.
+            WorkerState::Paused { .. } => {
+                self.supervision.leave(id, now, actions);
+                self.drain(id, now, actions);
                 self.fill_slots(now, actions);
             }
             WorkerState::Leaving { .. }
             | WorkerState::Draining { .. }
             | WorkerState::Drained { .. }
             | WorkerState::Silent { .. }
+            | WorkerState::Hung { .. }
             | WorkerState::Killed { .. } => {}
         }
     }
@@ -87,6 +96,7 @@ impl Machine {
                 WorkerState::Starting { .. }
                     | WorkerState::Ready { .. }
                     | WorkerState::Active { .. }
+                    | WorkerState::Paused { .. }
                     | WorkerState::Leaving { .. }
             )
         );
@@ -129,10 +139,18 @@ impl Machine {
                     let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
                     self.give_up_on(id, failure, now, actions);
                 }
-                WorkerState::Draining { .. } | WorkerState::Drained { .. } => self.kill(id, now, actions),
-                WorkerState::Ready { .. } | WorkerState::Active { .. } | WorkerState::Killed { .. } => {}
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } | WorkerState::Hung { .. } => {
+                    self.kill(id, now, actions);
+                }
+                WorkerState::Ready { .. }
+                | WorkerState::Active { .. }
+                | WorkerState::Paused { .. }
+                | WorkerState::Killed { .. } => {}
             }
         }
+        self.supervision.slots_mut().recover(now, actions);
+        self.watch(now, actions);
+        self.look_for_wear(now, actions);
         self.fill_slots(now, actions);
     }
 
@@ -144,10 +162,11 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         if let Some(worker) = self.supervision.get(id) {
-            let counts = matches!(
-                self.generation_state(worker.generation),
-                Some(GenerationState::Starting { .. } | GenerationState::Active { .. })
-            );
+            let counts = self.supervision.slots().is_open(worker.generation, worker.slot)
+                && matches!(
+                    self.generation_state(worker.generation),
+                    Some(GenerationState::Starting { .. } | GenerationState::Active { .. })
+                );
             let claimant = counts.then_some((worker.generation, worker.slot));
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted(spread) => {
@@ -192,7 +211,7 @@ impl Machine {
             return;
         };
         self.listeners.worker_gone(id);
-        self.supervision.gone(id, now);
+        self.supervision.gone(id, now, actions);
         if let Some(GenerationState::Starting { .. }) = self.generation_state(worker.generation) {
             self.fail(worker.generation, failure, now, actions);
         }
@@ -203,9 +222,25 @@ impl Machine {
         self.fill_slots(now, actions);
     }
 
+    /// The worker takes connections from now on, or as soon as the pause is over.
     pub(super) fn activate(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        if self.flow == Flow::Paused {
+            return self.supervision.hold(worker, now);
+        }
         self.supervision.activate(worker, now, actions);
         self.scheduler.activate(worker, now, actions);
+    }
+
+    /// One that serves takes nothing more and stays warm; one that leaves need not wait any longer.
+    pub(super) fn pause(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        match self.supervision.get(worker).map(|worker| worker.state) {
+            Some(WorkerState::Active { .. }) => {
+                self.scheduler.pause(worker, actions);
+                self.supervision.pause(worker, now, actions);
+            }
+            Some(WorkerState::Leaving { .. }) => self.drain(worker, now, actions),
+            _ => {}
+        }
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {

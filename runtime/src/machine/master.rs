@@ -7,9 +7,12 @@ use everport_handoff::id::{Generation, ListenerId};
 
 use super::generation::Course;
 use super::listeners::Listeners;
+use super::orders::Flow;
+use super::recycling::Measuring;
 use super::scheduler::Scheduler;
 use super::supervision::Supervision;
-use super::{Action, Event, GenerationState, ReloadView, Settings, Spread, Ticket, WorkerView};
+use super::watchdog::Watchdog;
+use super::{Action, Care, Event, GenerationState, ReloadView, RestingView, Settings, Spread, Ticket, WorkerView};
 
 /// Everything that the master decides.
 #[derive(Debug)]
@@ -24,6 +27,9 @@ pub(crate) struct Machine {
     pub(super) supervision: Supervision,
     pub(super) listeners: Listeners,
     pub(super) scheduler: Scheduler,
+    pub(super) flow: Flow,
+    pub(super) watchdog: Watchdog,
+    pub(super) measuring: Measuring,
     /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
     lifecycle_deadline: Option<Instant>,
 }
@@ -38,6 +44,7 @@ impl Machine {
             ready_timeout: settings.ready_timeout.min(LONGEST),
             drain_timeout: settings.drain_timeout.min(LONGEST),
             steal_after: settings.steal_after.min(LONGEST),
+            care: settings.care.within(LONGEST),
             ..settings
         };
         Self {
@@ -49,6 +56,9 @@ impl Machine {
             supervision: Supervision::new(settings),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
+            flow: Flow::Open,
+            watchdog: Watchdog::new(settings.care.hang_timeout),
+            measuring: Measuring::default(),
             lifecycle_deadline: None,
         }
     }
@@ -79,6 +89,7 @@ impl Machine {
             slot: worker.slot,
             generation: worker.generation,
             state: worker.state,
+            started: worker.started,
             restarts: self.supervision.restarts(worker),
             counters: self.scheduler.counters(id),
         })
@@ -87,6 +98,21 @@ impl Machine {
     /// The generations that are starting or active, or have workers left, by age.
     pub(crate) fn generations(&self) -> impl Iterator<Item = (Generation, GenerationState)> {
         self.generations.iter().map(|(generation, state)| (*generation, *state))
+    }
+
+    /// How many slots the active generation has, or will have as soon as no reload is under way.
+    pub(crate) fn slots(&self) -> u32 {
+        self.supervision.slots().count()
+    }
+
+    /// The slots that rest.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = RestingView> {
+        self.supervision.slots().resting()
+    }
+
+    /// Whether the workers take no connections because somebody said so.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.flow == Flow::Paused
     }
 
     /// How many accepted connections of a listener wait for a worker.
@@ -142,7 +168,16 @@ impl Machine {
             changed = true;
         }
         if changed {
-            self.lifecycle_deadline = self.supervision.next_deadline().into_iter().chain(self.settling_until()).min();
+            self.adjust(now, actions);
+            self.recycle(now, actions);
+            self.scheduler.run(now, actions);
+            let deadlines = [
+                self.supervision.next_deadline(),
+                self.settling_until(),
+                self.watchdog.next_deadline(),
+                self.measuring.next_deadline(),
+            ];
+            self.lifecycle_deadline = deadlines.into_iter().flatten().min();
         }
     }
 
@@ -156,7 +191,10 @@ impl Machine {
             }
             Event::OfferFailed { worker, connection } => self.scheduler.offer_failed(worker, connection, actions),
             Event::ChannelWritable { worker } => self.scheduler.writable(worker),
-            Event::Beat { worker } => self.scheduler.alive(worker, now),
+            Event::Beat { worker } => {
+                self.watchdog.beat(worker);
+                self.scheduler.alive(worker, now);
+            }
             _ => return false,
         }
         true
@@ -164,7 +202,11 @@ impl Machine {
 
     fn feed_lifecycle(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         match event {
-            Event::Started => self.started(now, actions),
+            Event::Started => {
+                self.watchdog.start(now);
+                self.measuring.start(self.settings.care.recycle, now);
+                self.started(now, actions);
+            }
             Event::Deadline => {
                 self.scheduler.deadline(now, actions);
                 self.deadlines(now, actions);
@@ -172,6 +214,11 @@ impl Machine {
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
             Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
+            Event::ScaleAsked { to } => self.scale_asked(to),
+            Event::PauseAsked => self.pause_all(now, actions),
+            Event::ResumeAsked => self.resume_all(now, actions),
+            Event::KillAsked { worker } => self.kill(worker, now, actions),
+            Event::Measured { worker, memory, taken } => self.measured(worker, memory, taken),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
             Event::WorkerReady { worker } => self.worker_ready(worker, now, actions),
@@ -194,6 +241,19 @@ impl Machine {
             | Event::OfferFailed { .. }
             | Event::ChannelWritable { .. }
             | Event::Beat { .. } => {}
+        }
+    }
+}
+
+impl Care {
+    /// No time of these counts for longer than this.
+    fn within(self, longest: Duration) -> Self {
+        let recycle = super::Limits { age: self.recycle.age.map(|age| age.min(longest)), ..self.recycle };
+        Self {
+            restart_period: self.restart_period.min(longest),
+            hang_timeout: self.hang_timeout.map(|timeout| timeout.min(longest)),
+            recycle,
+            ..self
         }
     }
 }

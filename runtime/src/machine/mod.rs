@@ -4,7 +4,11 @@
 //! - `scheduler`: which worker is offered which connection, when an offer is revoked, when the master accepts;
 //! - `generation`: the reload transaction, activation, drain and stop;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
-//! - `supervision`: the slots, which worker fills each, when a crashed one is started again;
+//! - `supervision`: the workers, the state and the deadline of each;
+//! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
+//! - `watchdog`: which worker hangs;
+//! - `recycling`: which worker has served enough, and when its turn comes to be replaced;
+//! - `orders`: scaling, and the pause;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
@@ -13,10 +17,15 @@ mod generation;
 mod lifecycle;
 mod listeners;
 mod master;
+mod orders;
+mod random;
+mod recycling;
 mod scheduler;
+mod slots;
 mod supervision;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +33,9 @@ use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 pub(crate) use self::generation::GenerationState;
 pub(crate) use self::master::Machine;
+pub(crate) use self::orders::Scale;
+pub(crate) use self::recycling::{Limits, Worn};
+pub(crate) use self::slots::RestingView;
 pub(crate) use self::supervision::WorkerState;
 
 /// One connection that the master accepted. Grows with the age of the connection, and is never used again.
@@ -82,6 +94,14 @@ pub(crate) enum Event {
     StopAsked { at_once: bool },
     /// When a signal asked for a graceful stop. The second one stops at once.
     StopSignalled,
+    /// When somebody asked for another number of workers.
+    ScaleAsked { to: Scale },
+    /// When somebody asked that the workers take no connections for now.
+    PauseAsked,
+    /// When somebody asked that the workers take connections again.
+    ResumeAsked,
+    /// When somebody asked for the end of one worker, at once. It is replaced as after a crash.
+    KillAsked { worker: WorkerId },
 
     /// When the process of `Action::Spawn` could not be started. No `WorkerExited` follows.
     SpawnFailed { worker: WorkerId, reason: String },
@@ -120,6 +140,8 @@ pub(crate) enum Event {
     ChannelWritable { worker: WorkerId },
     /// When a worker's heartbeat moved since it was last looked at.
     Beat { worker: WorkerId },
+    /// When the figures of `Action::Measure` are known: the resident memory in bytes, and the connections taken in all.
+    Measured { worker: WorkerId, memory: Option<u64>, taken: u64 },
 }
 
 /// Orders to the shell, carried out in their order.
@@ -129,8 +151,12 @@ pub(crate) enum Action {
     Spawn { worker: WorkerId, slot: Slot, generation: Generation },
     /// Kill a worker's process group at once.
     Kill { worker: WorkerId },
+    /// Tell a hung worker to abort. It is killed a little later if it still lives.
+    Abort { worker: WorkerId },
     /// Tell a worker that it may accept.
     Activate { worker: WorkerId },
+    /// Tell a worker that it may not accept for now, and stays warm. `Activate` ends it.
+    Pause { worker: WorkerId },
     /// Tell a worker to drain. It is killed at the deadline if it still lives.
     Drain { worker: WorkerId, deadline: Instant },
     /// A dead worker has nothing unsettled left: drop its board and channel. Comes once for each `WorkerExited`, never
@@ -156,6 +182,8 @@ pub(crate) enum Action {
     Revoke { worker: WorkerId, connection: ConnectionId },
     /// Ask a worker to beat. Answered by `Beat`, if it is not hung.
     AskBeat { worker: WorkerId },
+    /// Look at a worker's figures. Answered by `Measured`.
+    Measure { worker: WorkerId },
     /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
     /// switching on.
     Ring { worker: WorkerId, on: bool },
@@ -167,6 +195,12 @@ pub(crate) enum Action {
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
+    /// A slot rests: its workers failed too often. From now on it is filled at this pace.
+    SlotRests { generation: Generation, slot: Slot, pace: Duration },
+    /// A worker of a resting slot has been steady: the slot is trusted again.
+    SlotRecovered { generation: Generation, slot: Slot },
+    /// A worker is being replaced, for it reached a limit.
+    Recycling { worker: WorkerId, why: Worn },
     /// A stop has begun: graceful, or at once.
     StopBegan { at_once: bool },
     /// A generation was activated of which no worker took this configured listener: its clients wait for nobody.
@@ -204,6 +238,8 @@ pub(crate) enum Failure {
     Broke { slot: Slot, worker: WorkerId, reason: String },
     /// A worker asked to leave before it was ready.
     Left { slot: Slot, worker: WorkerId },
+    /// A worker showed no life for too long before its generation was activated.
+    Hung { slot: Slot, worker: WorkerId },
     /// The master was told to stop.
     Stopped,
 }
@@ -233,6 +269,26 @@ pub(crate) struct Settings {
     pub(crate) words: usize,
     /// How many accepted connections of one listener may wait for a worker with credit.
     pub(crate) queue: usize,
+    /// How workers are looked after.
+    pub(crate) care: Care,
+}
+
+/// How workers are looked after: what a slot may cost, when a worker hangs, when it has served enough.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Care {
+    /// Where the jitter of this master begins.
+    pub(crate) seed: u64,
+    /// How many slots there may be.
+    pub(crate) most_workers: u32,
+    /// How often a slot, and a generation, may be filled again within `restart_period` before a slot rests.
+    pub(crate) restart_limit: u32,
+    pub(crate) restart_period: Duration,
+    /// How long a worker may show no life.
+    pub(crate) hang_timeout: Option<Duration>,
+    /// How much a worker may serve.
+    pub(crate) recycle: Limits,
+    /// How many workers may be replaced for that at a time.
+    pub(crate) recycle_at_once: u32,
 }
 
 /// What became of the offers to one worker.
@@ -255,6 +311,8 @@ pub(crate) struct WorkerView {
     pub(crate) slot: Slot,
     pub(crate) generation: Generation,
     pub(crate) state: WorkerState,
+    /// When its process was started.
+    pub(crate) started: Instant,
     /// How many workers of this slot, in this generation, were followed by another.
     pub(crate) restarts: u32,
     pub(crate) counters: Counters,

@@ -194,6 +194,13 @@ impl Scheduler {
         }
     }
 
+    /// The worker is offered nothing until it is activated again, and loses what it has not taken.
+    pub(super) fn pause(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        if self.workers.get(&worker).is_some_and(Worker::is_active) {
+            self.retire(worker, Standing::Idle, actions);
+        }
+    }
+
     /// The worker is offered nothing more, and loses what it has not taken.
     pub(super) fn stop(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
         self.retire(worker, Standing::Stopped, actions);

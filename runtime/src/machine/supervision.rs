@@ -1,15 +1,16 @@
-//! The slots, which worker fills each, when a crashed one is started again, and the deadline of every worker.
+//! The workers, the state and the deadline of each, and how they come and go in their slots.
 //!
 //! ```text
-//! Starting --> Ready --> Active --+--> Leaving --+--> Draining --> Drained --> gone
-//!     |          |          |     +--------------+       |            |
-//!     +----------+----------+--------> Killed <----------+------------+
+//! Starting --> Ready --> Active <--> Paused --+--> Leaving --+--> Draining --> Drained --> gone
+//!     |          |          |                 +--------------+       |            |
+//!     |          |          +--> Hung --+                            |            |
+//!     +----------+----------------------+--> Killed <----------------+------------+
 //! ```
 //!
 //! One that closes its channel before it is told to drain is *silent* until it exits, or for a second, and then killed.
 //!
-//! A worker fills its slot from its start until it dies, or asks to leave: from then on the slot belongs to its
-//! replacement, while the leaver serves on until that is ready.
+//! A worker fills its slot from its start until it dies, asks to leave, or has served enough: from then on the slot belongs
+//! to its replacement, while it serves on until that is ready.
 //!
 //! Invariant: a worker is in the table from `Spawn` to `WorkerExited` or `SpawnFailed`, and a slot names only such workers.
 
@@ -18,7 +19,10 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, Slot, WorkerId};
 
-use super::{Action, Settings};
+use super::recycling::{Limits, Wear};
+use super::slots::Slots;
+use super::watchdog::ABORT_GRACE;
+use super::{Action, Exit, Settings};
 
 /// Where a worker is in its life, each since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +33,11 @@ pub(crate) enum WorkerState {
     Ready { since: Instant },
     /// When it takes connections.
     Active { since: Instant },
-    /// When it asked to leave. Takes connections until its replacement is ready, at the latest until `drain_at`.
-    Leaving { since: Instant, drain_at: Instant },
+    /// When it takes nothing, keeps what it has, and can take connections at once.
+    Paused { since: Instant },
+    /// When it asked to leave, or has served enough. Takes connections until its replacement is ready; if it asked itself, at
+    /// the latest until `drain_at`.
+    Leaving { since: Instant, drain_at: Option<Instant> },
     /// When it was told to drain. Waits for its exit, at the latest until `deadline`.
     Draining { since: Instant, deadline: Instant },
     /// When it has nothing left. Waits for its exit, at the latest until `deadline`.
@@ -38,6 +45,8 @@ pub(crate) enum WorkerState {
     /// When it closed its channel before it was told to drain, most likely because it is exiting. Waits for its exit, at the
     /// latest until `deadline`.
     Silent { since: Instant, deadline: Instant },
+    /// When it showed no life for too long and was told to abort. Waits for its exit, at the latest until `deadline`.
+    Hung { since: Instant, deadline: Instant },
     /// When it was killed. Waits for its exit.
     Killed { since: Instant },
 }
@@ -49,23 +58,32 @@ impl WorkerState {
             Self::Starting { since, .. }
             | Self::Ready { since }
             | Self::Active { since }
+            | Self::Paused { since }
             | Self::Leaving { since, .. }
             | Self::Draining { since, .. }
             | Self::Drained { since, .. }
             | Self::Silent { since, .. }
+            | Self::Hung { since, .. }
             | Self::Killed { since } => since,
         }
     }
 
-    fn deadline(self) -> Option<Instant> {
+    /// When something is done about a worker that is still in this state, if ever.
+    pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Self::Starting { ready_by: at, .. }
-            | Self::Leaving { drain_at: at, .. }
             | Self::Draining { deadline: at, .. }
             | Self::Drained { deadline: at, .. }
-            | Self::Silent { deadline: at, .. } => Some(at),
-            Self::Ready { .. } | Self::Active { .. } | Self::Killed { .. } => None,
+            | Self::Silent { deadline: at, .. }
+            | Self::Hung { deadline: at, .. } => Some(at),
+            Self::Leaving { drain_at, .. } => drain_at,
+            Self::Ready { .. } | Self::Active { .. } | Self::Paused { .. } | Self::Killed { .. } => None,
         }
+    }
+
+    /// Whether a worker that exits in this state does what it was told, and has finished what it had.
+    pub(crate) fn ends_well(self, exit: Exit) -> bool {
+        matches!(self, Self::Draining { .. } | Self::Drained { .. }) && exit == Exit::Code(0)
     }
 }
 
@@ -74,49 +92,42 @@ pub(super) struct Worker {
     pub(super) slot: Slot,
     pub(super) generation: Generation,
     pub(super) state: WorkerState,
-    started: Instant,
+    pub(super) started: Instant,
+    pub(super) wear: Wear,
 }
 
-/// Who fills a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Occupant {
-    Worker(WorkerId),
-    /// When the last one crashed, and the next one is started then.
-    Waiting {
-        until: Instant,
-    },
-    /// When nobody is started here any more.
-    Vacant,
+impl Worker {
+    /// When the worker has served for as long as it may, if that is not known yet.
+    pub(super) fn old_at(&self) -> Option<Instant> {
+        match self.wear {
+            Wear::Fresh(Limits { age: Some(age), .. }) => Some(self.started + age),
+            _ => None,
+        }
+    }
 }
 
-#[derive(Debug)]
-struct Place {
-    occupant: Occupant,
-    restarts: u32,
-    /// How many workers in a row did not live for `STEADY`.
-    failures: u32,
-}
-
-/// How long the second of two workers in a row that did not live for `STEADY` is kept waiting; doubles from then on. The
-/// first is replaced at once.
-const BACKOFF: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long a worker may live on after it closed its channel: a process that exits closes it a moment before its end.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long a worker must live for its slot to be trusted again.
-const STEADY: Duration = Duration::from_secs(10);
-
 #[derive(Debug)]
 pub(super) struct Supervision {
     settings: Settings,
     workers: BTreeMap<WorkerId, Worker>,
-    places: BTreeMap<(Generation, Slot), Place>,
+    slots: Slots,
     last: u64,
 }
 
 impl Supervision {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, workers: BTreeMap::new(), places: BTreeMap::new(), last: 0 }
+        let slots = Slots::new(settings.workers, settings.care);
+        Self { settings, workers: BTreeMap::new(), slots, last: 0 }
+    }
+
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    pub(super) fn slots_mut(&mut self) -> &mut Slots {
+        &mut self.slots
     }
 
     pub(super) fn get(&self, worker: WorkerId) -> Option<Worker> {
@@ -143,16 +154,16 @@ impl Supervision {
     }
 
     pub(super) fn restarts(&self, worker: &Worker) -> u32 {
-        self.places.get(&(worker.generation, worker.slot)).map_or(0, |place| place.restarts)
+        self.slots.restarts(worker.generation, worker.slot)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let workers = self.workers.values().filter_map(|worker| worker.state.deadline());
-        let places = self.places.values().filter_map(|place| match place.occupant {
-            Occupant::Waiting { until } => Some(until),
-            Occupant::Worker(_) | Occupant::Vacant => None,
+        let states = self.workers.values().filter_map(|worker| worker.state.deadline());
+        let ages = self.workers.values().filter_map(|worker| match worker.state {
+            WorkerState::Active { .. } => worker.old_at(),
+            _ => None,
         });
-        workers.chain(places).min()
+        states.chain(ages).chain(self.slots.next_deadline()).min()
     }
 
     /// The workers whose deadline has come.
@@ -163,59 +174,44 @@ impl Supervision {
 
     /// Opens every slot of a new generation, each to be filled at once.
     pub(super) fn add_generation(&mut self, generation: Generation, now: Instant) {
-        for slot in (0..self.settings.workers).map(Slot) {
-            let place = Place { occupant: Occupant::Waiting { until: now }, restarts: 0, failures: 0 };
-            self.places.insert((generation, slot), place);
-        }
+        self.slots.open(generation, now);
     }
 
     /// Closes every slot of a generation: nobody is started there any more.
     pub(super) fn vacate(&mut self, generation: Generation) {
-        for (_, place) in self.places.iter_mut().filter(|((of, _), _)| *of == generation) {
-            place.occupant = Occupant::Vacant;
-        }
+        self.slots.vacate(generation);
     }
 
     pub(super) fn remove_generation(&mut self, generation: Generation) {
-        self.places.retain(|(of, _), _| *of != generation);
+        self.slots.remove(generation);
     }
 
     /// Whether every slot of a generation is filled by a worker that is ready.
     pub(super) fn all_ready(&self, generation: Generation) -> bool {
-        let ready = |place: &Place| match place.occupant {
-            Occupant::Worker(worker) => {
-                matches!(self.get(worker), Some(Worker { state: WorkerState::Ready { .. }, .. }))
-            }
-            Occupant::Waiting { .. } | Occupant::Vacant => false,
-        };
-        self.places.iter().filter(|((of, _), _)| *of == generation).all(|(_, place)| ready(place))
+        let is_ready = |worker| matches!(self.get(worker), Some(Worker { state: WorkerState::Ready { .. }, .. }));
+        self.slots.occupants(generation).all(|occupant| occupant.is_some_and(is_ready))
     }
 
-    /// Whether the slot is filled by a worker that has been activated.
+    /// Whether the slot is filled by a worker that has been activated, or would be if there was no pause.
     pub(super) fn is_served(&self, generation: Generation, slot: Slot) -> bool {
-        self.places.get(&(generation, slot)).is_some_and(|place| match place.occupant {
-            Occupant::Worker(worker) => {
-                matches!(self.get(worker), Some(Worker { state: WorkerState::Active { .. }, .. }))
-            }
-            Occupant::Waiting { .. } | Occupant::Vacant => false,
-        })
+        self.slots
+            .occupant(generation, slot)
+            .and_then(|worker| self.get(worker))
+            .is_some_and(|worker| matches!(worker.state, WorkerState::Active { .. } | WorkerState::Paused { .. }))
     }
 
     /// Starts a worker in every slot that has waited long enough, and names them.
     pub(super) fn fill(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<WorkerId> {
         let mut started = Vec::new();
-        for (&(generation, slot), place) in &mut self.places {
-            if let Occupant::Waiting { until } = place.occupant
-                && until <= now
-            {
-                self.last += 1;
-                let worker = WorkerId(self.last);
-                place.occupant = Occupant::Worker(worker);
-                let state = WorkerState::Starting { since: now, ready_by: now + self.settings.ready_timeout };
-                self.workers.insert(worker, Worker { slot, generation, state, started: now });
-                actions.push(Action::Spawn { worker, slot, generation });
-                started.push(worker);
-            }
+        for (generation, slot) in self.slots.due(now) {
+            self.last += 1;
+            let worker = WorkerId(self.last);
+            self.slots.fill((generation, slot), worker, now);
+            let state = WorkerState::Starting { since: now, ready_by: now + self.settings.ready_timeout };
+            let wear = Wear::Fresh(self.settings.care.recycle.draw(self.slots.random()));
+            self.workers.insert(worker, Worker { slot, generation, state, started: now, wear });
+            actions.push(Action::Spawn { worker, slot, generation });
+            started.push(worker);
         }
         started
     }
@@ -229,11 +225,37 @@ impl Supervision {
         actions.push(Action::Activate { worker });
     }
 
+    /// The worker may not take connections for now.
+    pub(super) fn pause(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.hold(worker, now);
+        actions.push(Action::Pause { worker });
+    }
+
+    /// The worker, which takes no connections yet, comes up paused.
+    pub(super) fn hold(&mut self, worker: WorkerId, now: Instant) {
+        self.set_state(worker, WorkerState::Paused { since: now });
+    }
+
     /// The worker leaves, and its slot waits for a replacement.
-    pub(super) fn leave(&mut self, worker: WorkerId, now: Instant) {
-        let drain_at = now + self.settings.ready_timeout;
+    pub(super) fn leave(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let drain_at = Some(now + self.settings.ready_timeout);
         self.set_state(worker, WorkerState::Leaving { since: now, drain_at });
-        self.refill_after(worker, now);
+        self.refill_after(worker, false, now, actions);
+    }
+
+    /// The worker has served enough: it leaves once its replacement is ready, and not before.
+    pub(super) fn replace(&mut self, id: WorkerId, now: Instant) {
+        self.set_state(id, WorkerState::Leaving { since: now, drain_at: None });
+        self.set_wear(id, Wear::Replaced);
+        if let Some(Worker { generation, slot, .. }) = self.get(id) {
+            self.slots.refill_at_once((generation, slot), id, now);
+        }
+    }
+
+    pub(super) fn set_wear(&mut self, worker: WorkerId, wear: Wear) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.wear = wear;
+        }
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -252,16 +274,20 @@ impl Supervision {
         self.set_state(worker, WorkerState::Silent { since: now, deadline: now + SILENCE });
     }
 
+    /// The worker hangs: it shall die and leave a core.
+    pub(super) fn abort(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.set_state(worker, WorkerState::Hung { since: now, deadline: now + ABORT_GRACE });
+        actions.push(Action::Abort { worker });
+    }
+
     pub(super) fn kill(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         self.set_state(worker, WorkerState::Killed { since: now });
         actions.push(Action::Kill { worker });
     }
 
     /// Drops a worker that has gone; if it filled a slot, that waits for the next one.
-    pub(super) fn gone(&mut self, worker: WorkerId, now: Instant) {
-        if let Some(place) = self.refill_after(worker, now) {
-            place.restarts = place.restarts.saturating_add(1);
-        }
+    pub(super) fn gone(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.refill_after(worker, true, now, actions);
         self.workers.remove(&worker);
     }
 
@@ -271,23 +297,10 @@ impl Supervision {
         }
     }
 
-    /// Lets the slot that a worker fills wait for the next one; `None` if it fills none any more.
-    fn refill_after(&mut self, id: WorkerId, now: Instant) -> Option<&mut Place> {
-        let Worker { generation, slot, started, .. } = self.get(id)?;
-        let place = self.places.get_mut(&(generation, slot)).filter(|place| place.occupant == Occupant::Worker(id))?;
-        if now.saturating_duration_since(started) >= STEADY {
-            place.failures = 0;
+    /// Lets the slot that a worker fills, if it fills one, wait for the next one.
+    fn refill_after(&mut self, id: WorkerId, crashed: bool, now: Instant, actions: &mut Vec<Action>) {
+        if let Some(Worker { generation, slot, .. }) = self.get(id) {
+            self.slots.refill((generation, slot), id, crashed, now, actions);
         }
-        place.occupant = Occupant::Waiting { until: now + backoff(place.failures) };
-        place.failures = place.failures.saturating_add(1);
-        Some(place)
-    }
-}
-
-/// How long a slot waits after that many failures in a row.
-fn backoff(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        _ => BACKOFF.saturating_mul(1 << (failures - 1).min(16)).min(BACKOFF_MAX),
     }
 }

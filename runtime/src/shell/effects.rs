@@ -8,7 +8,7 @@ use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{Generation, ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
@@ -22,14 +22,19 @@ impl Shell {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
             Action::Kill { worker } => self.kill(worker),
+            Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
+            Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
             Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
                 self.order(worker, ToWorker::Drain.into());
             }
-            Action::Forget { worker } => drop(self.links.remove(&worker)),
+            Action::Forget { worker } => {
+                self.links.remove(&worker);
+                self.drop_pins();
+            }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
             Action::CloseListener { listener } => self.close_listener(listener),
@@ -38,6 +43,7 @@ impl Shell {
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.ask_beat(worker),
+            Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
@@ -53,6 +59,9 @@ impl Shell {
                     false => info!("stopping gracefully; a second signal stops at once"),
                 }
             }
+            Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
+            Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
+            Action::Recycling { worker, why } => self.records.recycling(worker, why),
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
             Action::ReloadStarted { generation, tickets } => {
                 self.manager.reloading();
@@ -60,9 +69,10 @@ impl Shell {
             }
             Action::ReloadEnded { generation, tickets, outcome, phases } => {
                 let replaced = self.replaced_by(generation);
-                let workers = self.config.workers.get();
+                let workers = self.machine.slots();
                 self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
                 self.manager.reloaded();
+                self.drop_pins();
             }
             Action::Finish { failure } => self.end = Some(failure),
         }
@@ -123,6 +133,21 @@ impl Shell {
             info!(%worker, pid = process.pid(), "worker killed");
             process.kill();
         }
+    }
+
+    fn abort(&mut self, worker: WorkerId) {
+        let Some(link) = self.links.get(&worker) else { return };
+        let Identity { slot, generation, .. } = link.identity;
+        if let Some(process) = &link.process {
+            error!(%worker, %slot, %generation, pid = process.pid(), "worker hung");
+            process.abort();
+        }
+    }
+
+    /// Forgets the programs of generations that are no more.
+    fn drop_pins(&mut self) {
+        let generations = self.machine.generations().map(|(generation, _)| generation);
+        self.launcher.keep_pins(&generations.collect());
     }
 
     /// Gives an order to a worker; one that does not read its orders is broken.

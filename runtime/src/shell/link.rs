@@ -346,7 +346,7 @@ mod tests {
         raw.add(Setting::Program, "60", Source::Flag);
         let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
         let ends = bootstrap::prepare().unwrap();
-        let launcher = Launcher::new(&raw.try_into().unwrap(), None).unwrap();
+        let mut launcher = Launcher::new(&raw.try_into().unwrap(), None).unwrap();
         let process = launcher.spawn(identity, &ends.inherited, &Output::Inherited).unwrap();
         let bell = || everport_handoff::board::bell().unwrap();
         let mut link = Link::new(identity, ends, [bell(), bell()], process);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a process is signalled only while its pidfd is unreaped, so that its number cannot have a new bearer.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
@@ -13,20 +15,34 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use everport_handoff::bootstrap::{Identity, Inherited};
+use everport_handoff::id::Generation;
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
+use super::pin::Pin;
 use super::surroundings::{Output, Surroundings};
 use crate::config::{Config, Program};
 use crate::error::{Error, Result};
 use crate::machine::Exit;
 
-/// Starts workers from the program as it was given, so that a switched symlink leads to the new release.
+/// Starts workers from the program as it was given, so that a switched symlink leads to the new release; but every worker
+/// of one generation from the same file, and in the same directory.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
+    /// Where the master was started, from which a program by a relative path is meant.
+    directory: PathBuf,
     surroundings: Surroundings,
+    /// What the generations that have not gone were started from.
+    pins: BTreeMap<Generation, Pins>,
+}
+
+/// What all workers of a generation have in common.
+#[derive(Debug)]
+struct Pins {
+    program: Pin,
+    directory: Pin,
 }
 
 impl Launcher {
@@ -45,14 +61,11 @@ impl Launcher {
             Program::Command { program, arguments } => {
                 let named = format!("the program {program:?}");
                 find(program, &directory).map_err(Error::io("run", &named))?;
-                // In whatever directory the workers are to run, the name is meant here.
-                let is_path = program.as_encoded_bytes().contains(&b'/');
-                let moves = is_path && config.directory.is_some();
-                let program = if moves { directory.join(program).into() } else { program.clone() };
-                (program, arguments.clone())
+                (program.clone(), arguments.clone())
             }
         };
-        Ok(Self { program, arguments, surroundings: Surroundings::new(config, &directory, soft_nofile)? })
+        let surroundings = Surroundings::new(config, &directory, soft_nofile)?;
+        Ok(Self { program, arguments, surroundings, directory, pins: BTreeMap::new() })
     }
 
     /// The program as it was given.
@@ -70,9 +83,11 @@ impl Launcher {
     /// # Errors
     ///
     /// What fork or exec answered, or the step between the two that failed.
-    pub(super) fn spawn(&self, identity: Identity, inherited: &Inherited, output: &Output) -> io::Result<Process> {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).process_group(0);
+    pub(super) fn spawn(&mut self, identity: Identity, inherited: &Inherited, output: &Output) -> io::Result<Process> {
+        let pins = self.pins(identity.generation)?;
+        let (program, directory) = (pins.program.path(), pins.directory.path());
+        let mut command = Command::new(program);
+        command.arg0(&self.program).args(&self.arguments).current_dir(directory).process_group(0);
         let report = self.surroundings.give_to(&mut command, output)?;
         inherited.pass_to(&mut command, identity)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
@@ -85,6 +100,22 @@ impl Launcher {
                 child.kill()?;
                 child.wait()?;
                 Err(error.into())
+            }
+        }
+    }
+
+    /// Forgets what all generations but these were started from.
+    pub(crate) fn keep_pins(&mut self, generations: &BTreeSet<Generation>) {
+        self.pins.retain(|generation, _| generations.contains(generation));
+    }
+
+    fn pins(&mut self, generation: Generation) -> io::Result<&Pins> {
+        match self.pins.entry(generation) {
+            Entry::Occupied(pinned) => Ok(pinned.into_mut()),
+            Entry::Vacant(free) => {
+                let program = Pin::program(find(&self.program, &self.directory)?)?;
+                let directory = Pin::directory(self.surroundings.directory().to_owned())?;
+                Ok(free.insert(Pins { program, directory }))
             }
         }
     }
@@ -107,6 +138,12 @@ impl Process {
         // Each fails only when there is nobody left to kill.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Lets the process abort, so that it leaves a core where cores are kept.
+    pub(crate) fn abort(&self) {
+        // It fails only when there is nobody left to abort.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::ABORT);
     }
 
     /// Waits for the end of a process that was killed.
@@ -132,19 +169,20 @@ impl AsFd for Process {
     }
 }
 
-/// Makes sure that there is a program that can be run, as exec will look for it, so that a slip of the pen is told once and
-/// not by every worker.
-fn find(program: &OsStr, directory: &Path) -> io::Result<()> {
-    let runs = |file: &Path| -> io::Result<()> {
-        rustix::fs::access(file, Access::EXEC_OK)?;
-        if fs::metadata(file)?.is_file() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+/// The file of the program that can be run, as exec would find it. Found at the start too, so that a slip of the pen is told
+/// once and not by every worker.
+fn find(program: &OsStr, directory: &Path) -> io::Result<PathBuf> {
+    let runs = |file: PathBuf| -> io::Result<PathBuf> {
+        rustix::fs::access(&file, Access::EXEC_OK)?;
+        if fs::metadata(&file)?.is_file() { Ok(file) } else { Err(io::ErrorKind::PermissionDenied.into()) }
     };
     if program.as_encoded_bytes().contains(&b'/') {
-        return runs(&directory.join(program));
+        return runs(directory.join(program));
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).any(|folder| runs(&directory.join(folder).join(program)).is_ok());
-    if found { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "no folder of PATH has it")) }
+    let mut folders = env::split_paths(&path);
+    let found = folders.find_map(|folder| runs(directory.join(folder).join(program)).ok());
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no folder of PATH has it"))
 }
 
 /// The working directory by the name that the shell gave it: `$PWD` keeps symlinks that `getcwd` resolves.

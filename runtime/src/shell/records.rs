@@ -5,14 +5,14 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use everport_handoff::bootstrap::Identity;
-use everport_handoff::id::{Generation, WorkerId};
+use everport_handoff::id::{Generation, Slot, WorkerId};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::clock;
 use super::link::Link;
 use crate::control::protocol::{AskedBy, ReloadOutcome, ReloadRecord};
-use crate::machine::{Exit, Failure, Outcome, Phases, Ticket};
+use crate::machine::{Exit, Failure, Outcome, Phases, Ticket, WorkerView, Worn};
 
 /// Accepting that fails for want of descriptors is said once in this time.
 const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
@@ -97,7 +97,6 @@ impl Records {
             Outcome::Committed => None,
             Outcome::RolledBack(failure) => Some(self.describe(failure)),
         };
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let starting_ms = millis(phases.starting);
         match (&outcome, &reason) {
             (Outcome::Committed, _) => info!(%generation, starting_ms, "reload committed"),
@@ -127,7 +126,7 @@ impl Records {
 
     /// Logs the end of a worker, the one exit record, and adds what became of its connections to the reload that replaced
     /// it.
-    pub(super) fn exited(&mut self, link: &Link, pid: i32, exit: Exit) {
+    pub(super) fn exited(&mut self, link: &Link, view: WorkerView, pid: i32, exit: Exit) {
         let Identity { worker, slot, generation } = link.identity;
         if let Some(refused) = &link.refused {
             self.refusals.insert(worker, refused.clone());
@@ -135,16 +134,35 @@ impl Records {
                 self.refusals.pop_first();
             }
         }
-        let active = link.figures().active;
         // A worker that ends by itself has finished what it had.
-        let cut = if exit == Exit::Code(0) { 0 } else { active };
+        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active };
+        let voluntary = view.state.ends_well(exit);
+        let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
         let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(cut));
-        info!(%worker, %slot, %generation, pid, exit = words(exit), finished, cut, "worker exited");
+        info!(
+            %worker, %slot, %generation, pid, exit = words(exit), voluntary, uptime_ms, finished, cut,
+            "worker exited"
+        );
         if let (Some(_), Some((record, replaced))) = (link.active_at_drain, &mut self.last_reload)
             && *replaced == Some(generation)
         {
             record.finished += finished;
             record.cut += cut;
+        }
+    }
+
+    /// Says, once each time, that a slot rests.
+    pub(super) fn slot_rests(&self, generation: Generation, slot: Slot, pace: Duration) {
+        let pace = humantime::format_duration(pace);
+        error!(%generation, %slot, %pace, "slot resting; its workers failed too often");
+    }
+
+    /// Says why a worker is replaced.
+    pub(super) fn recycling(&self, worker: WorkerId, why: Worn) {
+        match why {
+            Worn::Memory { bytes } => info!(%worker, memory_bytes = bytes, "worker recycled"),
+            Worn::Age { age } => info!(%worker, age_seconds = age.as_secs(), "worker recycled"),
+            Worn::Connections { taken } => info!(%worker, connections = taken, "worker recycled"),
         }
     }
 
@@ -174,6 +192,9 @@ impl Records {
             Failure::Left { slot, worker } => {
                 format!("worker {worker} of slot {slot} asked to leave before it was ready")
             }
+            Failure::Hung { slot, worker } => {
+                format!("worker {worker} of slot {slot} hung before its generation was activated")
+            }
             Failure::Stopped => "the master was told to stop".to_owned(),
         }
     }
@@ -191,6 +212,10 @@ impl Records {
             warn!(%reason, "accepting paused; clients wait in the backlog");
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a process ended, in words.

@@ -6,7 +6,9 @@
 //! | TERM, INT | graceful stop; the second one stops at once |
 //! | QUIT | stop at once |
 //! | USR1 | opens the log files again |
-//! | USR2, TTIN, TTOU, WINCH | logs that it is not supported yet |
+//! | TTIN, TTOU | one worker more, one less |
+//! | WINCH | pause: the workers take no connections until `everport resume` |
+//! | USR2 | logs that it is not supported yet |
 //!
 //! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept. PIPE is
 //! caught because sending descriptors to a worker that has just gone raises it, and a program may have given it back its
@@ -30,6 +32,8 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
 use signal_hook::low_level::siginfo::Cause;
 
+use crate::machine::Scale;
+
 /// Who sent a signal: pid and uid; none when the kernel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sender {
@@ -46,6 +50,10 @@ pub(crate) enum Order {
     Stop { signal: &'static str, at_once: bool },
     /// Opening the log files again.
     Reopen,
+    /// Another number of workers.
+    Scale { signal: &'static str, to: Scale },
+    /// No connections for now.
+    Pause { signal: &'static str },
     /// Something that this version cannot do.
     Unsupported { signal: &'static str },
 }
@@ -114,9 +122,9 @@ fn order(origin: &Origin, terminal: Terminal) -> Option<Order> {
         SIGQUIT => Some(Order::Stop { signal: "QUIT", at_once: true }),
         SIGUSR1 => Some(Order::Reopen),
         SIGUSR2 => unsupported("USR2"),
-        SIGTTIN if sent => unsupported("TTIN"),
-        SIGTTOU if sent => unsupported("TTOU"),
-        SIGWINCH if sent => unsupported("WINCH"),
+        SIGTTIN if sent => Some(Order::Scale { signal: "TTIN", to: Scale::Up(1) }),
+        SIGTTOU if sent => Some(Order::Scale { signal: "TTOU", to: Scale::Down(1) }),
+        SIGWINCH if sent => Some(Order::Pause { signal: "WINCH" }),
         _ => None,
     }
 }

@@ -19,7 +19,7 @@ use super::signals::Order as SignalOrder;
 use super::{Shell, orphans};
 use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, ReloadRecord, Stopping};
-use crate::control::request::Request;
+use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
 use crate::machine::{ConnectionId, Event, Exit, RequestId, Settled};
 
@@ -304,8 +304,9 @@ impl Shell {
         self.hear(worker, MAX_LAST_MESSAGES);
         self.stop_listening(worker, Talk::Closed);
         self.read_board(worker);
-        if let Some(link) = self.links.get(&worker) {
-            self.records.exited(link, pid, exit);
+        let view = self.machine.workers().find(|view| view.worker == worker);
+        if let (Some(link), Some(view)) = (self.links.get(&worker), view) {
+            self.records.exited(link, view, pid, exit);
         }
         self.note(Event::WorkerExited { worker, exit });
         // Behind this one others may have waited to be reaped.
@@ -333,6 +334,8 @@ impl Shell {
                     self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
                 }
                 SignalOrder::Reopen => self.reopen(None),
+                SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
+                SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.
@@ -371,7 +374,26 @@ impl Shell {
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });
                 }
+                Request::Scale { client, to, answer } => reply(answer, self.scale(&asked_by(client), to)),
+                Request::Pause { client, paused, answer } => {
+                    reply(answer, self.set_paused(&asked_by(client), paused));
+                }
+                Request::Kill { client, worker, answer } => {
+                    reply(answer, Some(self.kill_worker(&asked_by(client), worker)));
+                }
             }
         }
     }
+}
+
+/// Answers a client; without an answer it learns that the master is stopping.
+fn reply<T>(to: oneshot::Sender<T>, answer: Option<T>) {
+    if let Some(answer) = answer {
+        // A client that has gone needs no answer.
+        let _ = to.send(answer);
+    }
+}
+
+fn asked_by(client: Client) -> String {
+    format!("control client {}", client.pid)
 }

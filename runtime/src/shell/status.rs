@@ -1,13 +1,16 @@
 //! What `everport status` shows, from the machine and from the boards.
 
+use std::time::Instant;
+
 use everport_handoff::id::Generation;
 
+use super::measure::resident_memory;
 use super::{Shell, clock};
 use crate::config::Policy;
 use crate::control::protocol::{
-    GenerationState, GenerationStatus, ListenerStatus, MasterState, Status, WorkerState, WorkerStatus,
+    GenerationState, GenerationStatus, ListenerStatus, MasterState, RestingStatus, Status, WorkerState, WorkerStatus,
 };
-use crate::machine::{self, ReloadView, Spread, WorkerView};
+use crate::machine::{self, ReloadView, RestingView, Spread, WorkerView};
 
 impl Shell {
     /// The master at a glance.
@@ -18,6 +21,7 @@ impl Shell {
             state: self.state(),
             uptime_seconds: self.records.uptime().as_secs(),
             policy: self.config.policy,
+            slots: self.machine.slots(),
             generations: self.machine.generations().map(|(id, state)| self.generation(id, state)).collect(),
             listeners: self.listeners(),
             last_reload: self.records.last_reload().cloned(),
@@ -30,6 +34,7 @@ impl Shell {
             _ if self.machine.is_stopping() => MasterState::Stopping,
             ReloadView::Running { .. } => MasterState::Reloading,
             _ if self.machine.generations().any(|(_, state)| is_starting(state)) => MasterState::Starting,
+            _ if self.machine.is_paused() => MasterState::Paused,
             _ => MasterState::Running,
         }
     }
@@ -46,8 +51,9 @@ impl Shell {
                 machine::GenerationState::Draining { .. } => GenerationState::Draining,
                 machine::GenerationState::Failed { .. } => GenerationState::Failed,
             },
-            since_seconds: clock::now().saturating_duration_since(state.since()).as_secs(),
+            since_seconds: seconds_since(state.since()),
             workers,
+            resting: self.machine.resting().filter(|view| view.generation == generation).map(resting).collect(),
         }
     }
 
@@ -62,15 +68,21 @@ impl Shell {
                 machine::WorkerState::Starting { .. } => WorkerState::Starting,
                 machine::WorkerState::Ready { .. } => WorkerState::Ready,
                 machine::WorkerState::Active { .. } => WorkerState::Active,
+                machine::WorkerState::Paused { .. } => WorkerState::Paused,
                 machine::WorkerState::Leaving { .. } => WorkerState::Leaving,
                 machine::WorkerState::Draining { .. } => WorkerState::Draining,
                 machine::WorkerState::Drained { .. } => WorkerState::Drained,
                 machine::WorkerState::Silent { .. } => WorkerState::Silent,
+                machine::WorkerState::Hung { .. } => WorkerState::Hung,
                 machine::WorkerState::Killed { .. } => WorkerState::Killed,
             },
-            since_seconds: clock::now().saturating_duration_since(view.state.since()).as_secs(),
+            since_seconds: seconds_since(view.state.since()),
+            deadline_in_seconds: view.state.deadline().map(seconds_until),
+            uptime_seconds: seconds_since(view.started),
+            memory_bytes: link.and_then(|link| link.process.as_ref()).and_then(resident_memory),
             restarts: u64::from(view.restarts),
             active: link.map_or(0, |link| link.figures().active),
+            guards: link.map_or(0, |link| link.figures().guards),
             offered: view.counters.offered,
             taken: view.counters.taken,
             refused: view.counters.refused,
@@ -92,4 +104,21 @@ impl Shell {
         };
         self.listeners.iter().map(status).collect()
     }
+}
+
+fn resting(view: RestingView) -> RestingStatus {
+    RestingStatus {
+        slot: view.slot,
+        since_seconds: seconds_since(view.since),
+        retry_in_seconds: view.retry.map(seconds_until),
+    }
+}
+
+fn seconds_since(past: Instant) -> u64 {
+    clock::now().saturating_duration_since(past).as_secs()
+}
+
+/// Rounded up: nothing is over before it is.
+fn seconds_until(future: Instant) -> u64 {
+    future.saturating_duration_since(clock::now()).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }

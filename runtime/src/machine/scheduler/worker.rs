@@ -10,7 +10,7 @@ use super::super::{ConnectionId, Counters, Settings};
 /// What a worker may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// When it has not been activated yet.
+    /// When it has not been activated yet, or is paused.
     Idle,
     /// When it takes connections.
     Active { pace: Pace, channel: Channel },

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use everport_handoff::id::{ListenerId, WorkerId};
 
+use super::super::random::Random;
 use super::super::*;
-use super::simulation::Random;
 use super::world::World;
 
 fn event(random: &mut Random) -> Event {
@@ -13,7 +13,7 @@ fn event(random: &mut Random) -> Event {
     let listener = ListenerId(random.below(4) as u32);
     let connection = ConnectionId(random.below(24));
     let reason = String::new();
-    match random.below(25) {
+    match random.below(31) {
         0 => Event::Started,
         1..=3 => Event::Deadline,
         4 => Event::ReloadAsked { ticket: Ticket(random.below(4)) },
@@ -38,6 +38,11 @@ fn event(random: &mut Random) -> Event {
         23 => Event::Accepted { listener, connection },
         24 if random.below(40) == 0 => Event::StopSignalled,
         24 => Event::ChannelClosed { worker },
+        25 => Event::ScaleAsked { to: Scale::To(random.below(6) as u32) },
+        26 => Event::PauseAsked,
+        27 => Event::ResumeAsked,
+        28 => Event::KillAsked { worker },
+        29 => Event::Measured { worker, memory: Some(random.next()), taken: random.next() },
         _ => {
             let how = [Settled::Taken, Settled::Refused, Settled::Revoked, Settled::Released];
             Event::Settled { worker, connection, how: how[random.below(4) as usize] }

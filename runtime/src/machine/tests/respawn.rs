@@ -8,9 +8,10 @@ use everport_handoff::id::{Generation, Slot, WorkerId};
 use super::super::*;
 use super::world::World;
 
-/// The rule of respawns once more, by the clock: how early a slot may be filled again.
-#[derive(Debug, Default)]
+/// The rule of respawns once more, by the clock: how early a slot may be filled again, and how often.
+#[derive(Debug)]
 pub(super) struct Backoff {
+    care: Care,
     slots: BTreeMap<(Generation, Slot), History>,
 }
 
@@ -20,28 +21,89 @@ struct History {
     started: Instant,
     failures: u32,
     not_before: Option<Instant>,
+    /// When a refill was granted, the last one last, but for those at the slow pace of a slot that rests.
+    granted: Vec<Instant>,
+    rests: bool,
+    /// When there were fewer slots for a while.
+    closed: bool,
 }
 
 impl Backoff {
+    pub(super) fn new(care: Care) -> Self {
+        Self { care, slots: BTreeMap::new() }
+    }
+
+    fn history(&mut self, generation: Generation, slot: Slot) -> &mut History {
+        self.slots.get_mut(&(generation, slot)).expect("a slot that was filled")
+    }
+
     pub(super) fn spawned(&mut self, generation: Generation, slot: Slot, worker: WorkerId, now: Instant) {
-        let first = History { worker, started: now, failures: 0, not_before: Some(now) };
-        let history = self.slots.entry((generation, slot)).or_insert(first);
-        let not_before = history.not_before.take().expect("a slot is filled once at a time");
-        assert!(now >= not_before, "{slot:?} is filled {:?} too early", not_before - now);
+        let Care { restart_limit, restart_period, .. } = self.care;
+        let history = self.slots.entry((generation, slot)).or_insert_with(|| History {
+            worker,
+            started: now,
+            failures: 0,
+            not_before: Some(now),
+            granted: Vec::new(),
+            rests: false,
+            closed: false,
+        });
+        let not_before = history.not_before.take();
+        if !std::mem::take(&mut history.closed) {
+            let not_before = not_before.expect("a slot is filled once at a time");
+            assert!(now >= not_before, "{slot:?} is filled {:?} too early", not_before - now);
+        }
+        if let Some(last) = history.granted.last() {
+            let recent = history.granted.iter().filter(|at| *last - **at < restart_period).count();
+            assert!(recent <= restart_limit as usize, "{slot:?} is filled too often: {recent} times");
+        }
         (history.worker, history.started) = (worker, now);
     }
 
     /// The worker has gone, or leaves: if it filled its slot, that becomes free.
     pub(super) fn ended(&mut self, generation: Generation, slot: Slot, worker: WorkerId, now: Instant) {
-        let history = self.slots.get_mut(&(generation, slot)).expect("a slot that was filled");
+        let history = self.history(generation, slot);
         if history.worker == worker && history.not_before.is_none() {
             if now - history.started >= Duration::from_secs(10) {
-                history.failures = 0;
+                (history.failures, history.rests) = (0, false);
             }
             let wait = [0, 100, 200, 400, 800, 1600, 3200, 6400];
             let wait = wait.get(history.failures as usize).copied().unwrap_or(10_000);
-            history.not_before = Some(now + Duration::from_millis(wait));
+            let wait = if history.rests { 30_000 } else { wait };
+            history.not_before = Some(now + Duration::from_millis(wait / 2));
             history.failures += 1;
+            if !history.rests {
+                history.granted.push(now);
+            }
+        }
+    }
+
+    /// The machine says that the slot rests, for it has just become free.
+    pub(super) fn rests(&mut self, generation: Generation, slot: Slot) {
+        let history = self.history(generation, slot);
+        assert!(!history.rests, "{slot:?} is said to rest twice");
+        history.rests = true;
+        let since = history.granted.pop().expect("it has just ended");
+        history.not_before = Some(since + Duration::from_secs(15));
+    }
+
+    pub(super) fn recovers(&mut self, generation: Generation, slot: Slot, now: Instant) {
+        let history = self.history(generation, slot);
+        assert!(now - history.started >= Duration::from_secs(10), "{slot:?} recovers too early");
+        (history.failures, history.rests) = (0, false);
+    }
+
+    /// The worker has served enough: its slot is free at once.
+    pub(super) fn recycled(&mut self, generation: Generation, slot: Slot, worker: WorkerId, now: Instant) {
+        let history = self.history(generation, slot);
+        assert_eq!((history.worker, history.not_before), (worker, None), "it fills its slot");
+        history.not_before = Some(now);
+    }
+
+    /// There are so many slots now: those beyond are filled at once when they come back.
+    pub(super) fn closed(&mut self, slots: u32) {
+        for (_, history) in self.slots.iter_mut().filter(|((_, slot), _)| slot.0 >= slots) {
+            history.closed = true;
         }
     }
 
@@ -75,9 +137,9 @@ fn crash_loop_is_slowed_down_and_a_steady_worker_is_trusted_again() {
     world.exit(2, 1);
     for (worker, wait) in [(3, 100), (4, 200), (5, 400), (6, 800), (7, 1600), (8, 3200), (9, 6400), (10, 10_000)] {
         world.exit(worker, 1);
-        world.pass_millis(wait - 1);
+        world.pass_millis(wait / 2 - 1);
         assert_eq!(spawned(&world).last(), Some(&worker), "{worker} is replaced too early");
-        world.pass_millis(1);
+        world.pass_millis(wait / 2 + 1);
         assert_eq!(spawned(&world).last(), Some(&(worker + 1)), "{worker} is not replaced in time");
     }
     world.ready(11);

@@ -8,39 +8,39 @@ use std::time::Duration;
 
 use everport_handoff::id::{ListenerId, WorkerId};
 
+use super::super::random::Random;
 use super::super::*;
 use super::world::{Mood, PORT, World};
 
 const HISTORIES: u64 = 2_000;
 const STEPS: u64 = 150;
 
-/// Splitmix64.
-#[derive(Debug)]
-pub(super) struct Random(u64);
-
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
     fn one_in(&mut self, chances: u64) -> bool {
         self.below(chances) == 0
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
         if from.is_empty() { None } else { Some(from[self.below(from.len() as u64) as usize]) }
+    }
+}
+
+/// Any way to look after workers, every second time the tame one.
+fn care(random: &mut Random) -> Care {
+    let seed = random.next();
+    let sometimes = |random: &mut Random, value: u64| random.one_in(3).then(|| 1 + random.below(value));
+    Care {
+        seed,
+        restart_limit: 1 + random.below(8) as u32,
+        restart_period: Duration::from_secs(1 + random.below(60)),
+        hang_timeout: sometimes(random, 400).map(Duration::from_millis),
+        recycle: Limits {
+            memory: sometimes(random, 1_000),
+            age: sometimes(random, 8_000).map(|millis| Duration::from_millis(2_000 + millis)),
+            connections: sometimes(random, 20).map(|count| 5 + count),
+        },
+        recycle_at_once: 1 + random.below(2) as u32,
+        ..World::settings().care
     }
 }
 
@@ -63,6 +63,7 @@ impl History {
             credit: 1 + random.below(6) as usize,
             queue: random.below(12) as usize,
             words: 8 + random.below(16) as usize,
+            care: care(&mut random),
         };
         let mut world = World::with(settings);
         world.dies_slowly = true;
@@ -98,7 +99,8 @@ impl History {
             }
             20..=44 => self.some_worker_acts(),
             45..=64 => {
-                let millis = self.random.below(if self.random.0 & 7 == 0 { 2_000 } else { 60 });
+                let longest = if self.random.one_in(8) { 2_000 } else { 60 };
+                let millis = self.random.below(longest);
                 self.world.pass_millis(millis);
             }
             65..=71 => self.some_worker_listens(),
@@ -119,7 +121,8 @@ impl History {
                 self.tickets += 1;
                 self.world.reload(self.tickets);
             }
-            97 => self.world.next_spawn_fails = self.random.one_in(2),
+            97 if self.random.one_in(2) => self.world.next_spawn_fails = self.random.one_in(2),
+            97 => self.some_order(),
             98 => self.world.feed(Event::AcceptExhausted),
             _ if self.random.one_in(6) => {
                 let at_once = self.random.one_in(3);
@@ -127,6 +130,22 @@ impl History {
             }
             _ => {}
         }
+    }
+
+    fn some_order(&mut self) {
+        let amount = 1 + self.random.below(4) as u32;
+        let event = match self.random.below(8) {
+            0 => Event::ScaleAsked { to: Scale::To(amount) },
+            1 => Event::ScaleAsked { to: Scale::Up(amount) },
+            2 => Event::ScaleAsked { to: Scale::Down(amount) },
+            3 | 4 => Event::PauseAsked,
+            5 | 6 => Event::ResumeAsked,
+            _ => match self.alive(|_| true) {
+                Some(worker) => Event::KillAsked { worker },
+                None => return,
+            },
+        };
+        self.world.feed(event);
     }
 
     fn port(&mut self) -> ListenerId {
@@ -145,6 +164,7 @@ impl History {
                     }
                 }
                 1 | 2 => self.world.act(worker, false),
+                3 => self.world.worker(worker.0).memory = self.random.below(1_200),
                 _ => self.world.act(worker, true),
             }
             self.world.run();
@@ -207,9 +227,11 @@ impl History {
 
     /// From now on nothing fails. Whatever was accepted is served, and a stop ends.
     fn clear_up(&mut self) {
+        self.world.feed(Event::ResumeAsked);
         self.world.dies_slowly = false;
         self.world.next_spawn_fails = false;
-        for _ in 0..200 {
+        // Long enough for the slowest pace of a slot that rests.
+        for _ in 0..400 {
             if self.is_calm() || self.world.machine.is_stopping() {
                 break;
             }
@@ -236,6 +258,7 @@ impl History {
             let Some(process) = self.world.workers.get_mut(&worker).filter(|process| !process.exited) else {
                 continue;
             };
+            process.memory = 0;
             if process.full {
                 process.full = false;
                 self.world.feed(Event::ChannelWritable { worker });
@@ -265,7 +288,7 @@ impl History {
         let port_is_served = world.machine.queued(PORT) == 0 && world.backlog(PORT) == 0;
         let settled = world.workers.values().all(|process| process.board.is_empty() && !process.rings);
         let active = |view: &WorkerView| matches!(view.state, WorkerState::Active { .. });
-        let all_active = world.machine.workers().filter(active).count() == world.settings.workers as usize;
+        let all_active = world.machine.workers().filter(active).count() == world.machine.slots() as usize;
         port_is_served && settled && all_active && world.machine.reload() == ReloadView::None
     }
 }
@@ -277,12 +300,34 @@ fn random_histories_keep_what_must_hold() {
         Some(seed) => seed..seed + 1,
         None => 0..number("EVERPORT_SIM_HISTORIES").unwrap_or(HISTORIES),
     };
+    let all_of_them = seeds.end - seeds.start >= HISTORIES;
+    let mut rare = [0_usize; RARE];
     for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| History::new(seed).run())) {
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            let mut history = History::new(seed);
+            history.run();
+            history.world.log.iter().filter_map(rarity).for_each(|kind| rare[kind] += 1);
+        }));
+        if let Err(panic) = played {
             // Beside the panic's own message, which the test harness shows too.
             std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("replay with EVERPORT_SIM_SEED={seed}\n"))
                 .expect("standard error");
             resume_unwind(panic);
         }
+    }
+    assert!(!all_of_them || rare.iter().all(|count| *count >= 5), "something hardly ever happened: {rare:?}");
+}
+
+const RARE: usize = 5;
+
+/// The number of an action that only some histories come to.
+fn rarity(action: &Action) -> Option<usize> {
+    match action {
+        Action::SlotRests { .. } => Some(0),
+        Action::SlotRecovered { .. } => Some(1),
+        Action::Recycling { .. } => Some(2),
+        Action::Abort { .. } => Some(3),
+        Action::Pause { .. } => Some(4),
+        _ => None,
     }
 }

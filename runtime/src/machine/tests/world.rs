@@ -45,7 +45,9 @@ pub(super) enum Word {
 enum Told {
     Nothing,
     Activate,
+    Pause,
     Drain,
+    Abort,
     Kill,
 }
 
@@ -62,6 +64,10 @@ pub(super) struct Process {
     pub(super) full: bool,
     /// The listeners that it asked for and did not close.
     pub(super) uses: BTreeSet<ListenerId>,
+    /// What the shell finds when it measures.
+    pub(super) memory: u64,
+    /// How many connections it has ever taken.
+    pub(super) taken_in_all: u64,
     told: Told,
     channel: VecDeque<Message>,
     has_beaten: bool,
@@ -107,6 +113,8 @@ pub(super) struct World {
     events: VecDeque<Event>,
     offered_once: BTreeSet<ConnectionId>,
     backoff: Backoff,
+    /// The workers that are replaced because they have served enough.
+    recycled: Vec<WorkerId>,
     last_connection: u64,
 }
 
@@ -128,7 +136,8 @@ impl World {
             ports: BTreeMap::new(),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
-            backoff: Backoff::default(),
+            backoff: Backoff::new(settings.care),
+            recycled: Vec::new(),
             last_connection: 0,
         }
     }
@@ -142,6 +151,15 @@ impl World {
             credit: 4,
             queue: 8,
             words: 64,
+            care: Care {
+                seed: 1,
+                most_workers: 8,
+                restart_limit: 60,
+                restart_period: Duration::from_secs(60),
+                hang_timeout: None,
+                recycle: Limits::default(),
+                recycle_at_once: 1,
+            },
         }
     }
 

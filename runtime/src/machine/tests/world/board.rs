@@ -14,6 +14,7 @@ impl World {
             Some(Message::AskBeat) => process.has_beaten = true,
             Some(Message::Offer(connection)) => {
                 if let Some(word) = process.board.get_mut(&connection) {
+                    process.taken_in_all += u64::from(*word == Word::Offered && willing);
                     *word = match (*word, willing) {
                         (Word::Offered, true) => Word::Taken { read: false },
                         (Word::Offered, false) => Word::Refused { read: false },

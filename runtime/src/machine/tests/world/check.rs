@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use everport_handoff::id::Generation;
+use everport_handoff::id::{Generation, WorkerId};
 
 use super::super::super::*;
 use super::{Word, World};
@@ -33,6 +33,34 @@ impl World {
             assert!(process.board.len() <= self.settings.words, "{id:?} has too many words");
         }
         self.check_generations();
+        self.check_pause();
+        let replaced = |id: &&WorkerId| self.state(id.0).is_some();
+        let under_way = self.recycled.iter().filter(replaced).count();
+        assert!(under_way <= self.settings.care.recycle_at_once as usize, "too many are recycled at a time");
+        assert!(self.machine.slots() <= self.settings.care.most_workers);
+    }
+
+    /// While there is a pause, nobody takes connections, in whatever state the generations are.
+    fn check_pause(&self) {
+        if !self.machine.is_paused() || self.machine.is_stopping() {
+            return;
+        }
+        let accepting = self.ports.values().any(|port| port.accepting);
+        let active = self.machine.workers().find(|view| matches!(view.state, WorkerState::Active { .. }));
+        assert!(!accepting && active.is_none(), "somebody takes connections in a pause: {active:?}");
+    }
+
+    /// A worker that has served enough drains when another serves in its slot, and not before.
+    pub(super) fn check_overlap(&self, id: WorkerId) {
+        let process = &self.workers[&id];
+        let serves = self.active_generation() == Some(process.generation.0) && process.slot.0 < self.machine.slots();
+        if self.recycled.contains(&id) && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
+            let successor = |view: WorkerView| {
+                (view.generation, view.slot) == (process.generation, process.slot)
+                    && matches!(view.state, WorkerState::Active { .. })
+            };
+            assert!(self.machine.workers().any(successor), "{id:?} drains before its replacement serves");
+        }
     }
 
     fn check_generations(&self) {

@@ -38,7 +38,9 @@ impl World {
                 self.end_of_worker(*worker);
                 self.workers.remove(worker);
             }
-            Event::WorkerLeaving { worker } if matches!(self.state(worker.0), Some(WorkerState::Active { .. })) => {
+            Event::WorkerLeaving { worker }
+                if matches!(self.state(worker.0), Some(WorkerState::Active { .. } | WorkerState::Paused { .. })) =>
+            {
                 self.end_of_worker(*worker);
             }
             Event::ListenerClosed { worker, listener } => {
@@ -52,6 +54,7 @@ impl World {
             self.perform(&action);
             self.log.push(action);
         }
+        self.backoff.closed(self.machine.slots());
     }
 
     fn end_of_worker(&mut self, worker: WorkerId) {
@@ -97,8 +100,13 @@ impl World {
                     self.events.push_back(Event::WorkerExited { worker, exit: Exit::Signal(9) });
                 }
             }
+            Action::Abort { worker } => self.told(worker, Told::Abort),
             Action::Activate { worker } => self.told(worker, Told::Activate),
-            Action::Drain { worker, .. } => self.told(worker, Told::Drain),
+            Action::Pause { worker } => self.told(worker, Told::Pause),
+            Action::Drain { worker, .. } => {
+                self.told(worker, Told::Drain);
+                self.check_overlap(worker);
+            }
             Action::Forget { worker } => {
                 let forgotten = self.workers.remove(&worker).expect("a worker is forgotten once");
                 assert!(forgotten.exited, "{worker:?} is forgotten while it lives");
@@ -121,6 +129,17 @@ impl World {
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.worker(worker.0).channel.push_back(Message::AskBeat),
+            Action::Measure { worker } => {
+                let Process { memory, taken_in_all: taken, .. } = *self.worker(worker.0);
+                self.events.push_back(Event::Measured { worker, memory: Some(memory), taken });
+            }
+            Action::SlotRests { generation, slot, .. } => self.backoff.rests(generation, slot),
+            Action::SlotRecovered { generation, slot } => self.backoff.recovers(generation, slot, self.now),
+            Action::Recycling { worker, .. } => {
+                let Process { generation, slot, .. } = *self.worker(worker.0);
+                self.backoff.recycled(generation, slot, worker, self.now);
+                self.recycled.push(worker);
+            }
             Action::Ring { worker, on } => {
                 assert_ne!(self.worker(worker.0).rings, on, "only changes of the ring are told");
                 self.worker(worker.0).rings = on;
@@ -166,6 +185,8 @@ impl World {
             rings: false,
             full: false,
             uses: BTreeSet::new(),
+            memory: 0,
+            taken_in_all: 0,
             told: Told::Nothing,
             channel: VecDeque::new(),
             has_beaten: false,
@@ -181,8 +202,11 @@ impl World {
         assert!(!process.exited, "{worker:?} is told {what:?} when it has gone");
         let legal = match what {
             Told::Nothing => false,
-            Told::Activate => process.told == Told::Nothing,
-            Told::Drain => process.told == Told::Activate,
+            Told::Activate => matches!(process.told, Told::Nothing | Told::Pause),
+            Told::Pause => process.told == Told::Activate,
+            // One that came up paused was never activated.
+            Told::Drain => matches!(process.told, Told::Nothing | Told::Activate | Told::Pause),
+            Told::Abort => matches!(process.told, Told::Nothing | Told::Activate | Told::Pause),
             Told::Kill => process.told != Told::Kill,
         };
         assert!(legal, "{worker:?} is told {what:?} after {:?}", process.told);

@@ -1,0 +1,89 @@
+//! What an operator orders beside reloads and stops: how many workers there are, whether they take connections, the end of
+//! one of them. Each order may be given again at any time, and then changes nothing.
+
+use std::time::Instant;
+
+use everport_handoff::id::{Generation, WorkerId};
+
+use super::generation::Course;
+use super::{Action, GenerationState, Machine, WorkerState};
+
+/// How many workers are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    To(u32),
+    Up(u32),
+    Down(u32),
+}
+
+/// Whether the master's workers may take connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    Open,
+    /// When they stay warm, and clients wait.
+    Paused,
+}
+
+impl Machine {
+    /// Notes the wanted number of slots; [`Self::adjust`] makes it so.
+    pub(super) fn scale_asked(&mut self, to: Scale) {
+        let now = self.supervision.slots().count();
+        let wanted = match to {
+            Scale::To(count) => count,
+            Scale::Up(more) => now.saturating_add(more),
+            Scale::Down(less) => now.saturating_sub(less),
+        };
+        self.supervision.slots_mut().set_count(wanted.clamp(1, self.settings.care.most_workers.max(1)));
+    }
+
+    /// Gives the active generation as many slots as are wanted, unless a reload is under way: the new generation may have
+    /// been started before the order, and is adjusted when it has been committed.
+    pub(super) fn adjust(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Course::Serving { active } = self.course else { return };
+        self.supervision.slots_mut().open(active, now);
+        self.fill_slots(now, actions);
+        for slot in self.supervision.slots_mut().vacate_surplus(active) {
+            for id in self.supervision.of_slot(active, slot) {
+                self.retire_worker(id, now, actions);
+            }
+            self.listeners.limit_claims((active, slot), &[]);
+            self.close_unclaimed(actions);
+        }
+    }
+
+    /// Nobody needs this worker any more: it drains if it ever served.
+    fn retire_worker(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        match self.supervision.get(id).map(|worker| worker.state) {
+            Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
+            Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. }) => {
+                self.drain(id, now, actions);
+            }
+            _ => {}
+        }
+    }
+
+    /// The active generation stops taking connections and stays warm. What comes after it comes up paused.
+    pub(super) fn pause_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.flow = Flow::Paused;
+        for id in self.serving_workers() {
+            self.pause(id, now, actions);
+        }
+    }
+
+    /// The active generation takes connections again.
+    pub(super) fn resume_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.flow = Flow::Open;
+        for id in self.serving_workers() {
+            if let Some(WorkerState::Paused { .. }) = self.supervision.get(id).map(|worker| worker.state) {
+                self.activate(id, now, actions);
+            }
+        }
+    }
+
+    fn serving_workers(&self) -> Vec<WorkerId> {
+        let is_active = |state| matches!(state, GenerationState::Active { .. });
+        let active: Vec<Generation> =
+            self.generations().filter(|(_, state)| is_active(*state)).map(|(generation, _)| generation).collect();
+        active.into_iter().flat_map(|generation| self.supervision.of_generation(generation)).collect()
+    }
+}

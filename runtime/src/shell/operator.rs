@@ -1,0 +1,49 @@
+//! What an operator orders by signal or by the control socket beside reload and stop, and the answers.
+
+use everport_handoff::id::WorkerId;
+use tracing::info;
+
+use super::Shell;
+use crate::control::protocol::{Killing, Pausing, Scaled};
+use crate::machine::{Event, Scale};
+
+impl Shell {
+    /// Asks for another number of workers; `None` when the master is stopping.
+    pub(super) fn scale(&mut self, asked_by: &str, to: Scale) -> Option<Scaled> {
+        if self.machine.is_stopping() {
+            return None;
+        }
+        let before = self.machine.slots();
+        self.note(Event::ScaleAsked { to });
+        self.pump();
+        let workers = self.machine.slots();
+        info!(asked_by, before, workers, "workers scaled");
+        Some(Scaled { before, workers })
+    }
+
+    /// Asks that the workers take no connections for now, or that they take them again; `None` when the master is stopping.
+    pub(super) fn set_paused(&mut self, asked_by: &str, paused: bool) -> Option<Pausing> {
+        if self.machine.is_stopping() {
+            return None;
+        }
+        let changed = self.machine.is_paused() != paused;
+        match (paused, changed) {
+            (true, true) => info!(asked_by, "workers paused; clients wait"),
+            (false, true) => info!(asked_by, "workers resumed"),
+            (_, false) => info!(asked_by, paused, "nothing to pause or to resume"),
+        }
+        self.note(if paused { Event::PauseAsked } else { Event::ResumeAsked });
+        self.pump();
+        Some(Pausing { paused, changed })
+    }
+
+    /// Kills one worker, if there is such a one.
+    pub(super) fn kill_worker(&mut self, asked_by: &str, worker: WorkerId) -> Option<Killing> {
+        let link = self.links.get(&worker).filter(|link| link.process.is_some())?;
+        let (slot, generation) = (link.identity.slot, link.identity.generation);
+        info!(asked_by, %worker, %slot, %generation, "kill asked");
+        self.note(Event::KillAsked { worker });
+        self.pump();
+        Some(Killing { worker, slot, generation })
+    }
+}
