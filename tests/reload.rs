@@ -82,7 +82,7 @@ fn ten_reloads_under_load(policy: &str) {
     master.check();
 }
 
-fn assert_unharmed(tallies: &BTreeMap<Kind, Tally>) {
+pub(crate) fn assert_unharmed(tallies: &BTreeMap<Kind, Tally>) {
     for (kind, tally) in tallies {
         let good = tally.answered > 0
             && tally.not_ok == 0

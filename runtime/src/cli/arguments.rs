@@ -31,6 +31,15 @@ pub(super) enum Command {
     /// Replace all workers by a new generation, and wait until that has succeeded or was rolled back.
     #[command(after_help = EXIT_CODES)]
     Reload {
+        /// Say what has begun, and do not wait for the outcome.
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        control: ControlArguments,
+    },
+    /// Roll the reload under way back: resume the old generation and drain the new one.
+    #[command(after_help = EXIT_CODES)]
+    Rollback {
         #[command(flatten)]
         control: ControlArguments,
     },
@@ -246,7 +255,15 @@ mod tests {
         let control = |given: ControlArguments| given.control.map(|path| path.into_string().unwrap());
         let socket = Some("/run/c".to_owned());
         match parse("everport reload --control /run/c").unwrap() {
-            Command::Reload { control: given } => assert_eq!(control(given), socket),
+            Command::Reload { no_wait: false, control: given } => assert_eq!(control(given), socket),
+            other => panic!("{other:?}"),
+        }
+        match parse("everport reload --no-wait").unwrap() {
+            Command::Reload { no_wait: true, control: given } => assert_eq!(control(given), None),
+            other => panic!("{other:?}"),
+        }
+        match parse("everport rollback --control /run/c").unwrap() {
+            Command::Rollback { control: given } => assert_eq!(control(given), socket),
             other => panic!("{other:?}"),
         }
         match parse("everport status --json --control /run/c").unwrap() {

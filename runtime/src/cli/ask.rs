@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::{Failure, print, table};
 use crate::control::client::Connection;
-use crate::control::protocol::{ReloadOutcome, ReloadRecord, Reopened, Status, Stopping};
+use crate::control::protocol::{Begun, ReloadOutcome, ReloadRecord, Reopened, Status, Stopping};
 
 /// Longer than the master's own patience with its loop, so that its reason arrives first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +29,20 @@ pub(super) fn reload(control: &Path) -> Result<(), Failure> {
             reason: record.reason.unwrap_or_else(|| "no reason given".to_owned()),
         }),
     }
+}
+
+/// Reloads, and says what has begun.
+pub(super) fn begin_reload(control: &Path) -> Result<(), Failure> {
+    let answer = Connection::open(control)?.ask(Method::POST, "/reload?wait=false", Some(PATIENCE))?;
+    let begun: Begun = answer.read(&[StatusCode::ACCEPTED])?;
+    print(table::begun(&begun).as_bytes())
+}
+
+/// Rolls the reload under way back.
+pub(super) fn rollback(control: &Path) -> Result<(), Failure> {
+    let answer = Connection::open(control)?.ask(Method::POST, "/rollback", Some(PATIENCE))?;
+    let record: ReloadRecord = answer.read(&[StatusCode::OK])?;
+    print(table::rolled_back(&record).as_bytes())
 }
 
 /// Shows the status, as tables or as the master's own JSON.

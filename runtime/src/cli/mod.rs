@@ -84,7 +84,9 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             let config = run.into_raw().or_surroundings().try_into()?;
             Ok(run_master(config)?)
         }
-        Command::Reload { control } => ask::reload(&control_socket(control)?),
+        Command::Reload { no_wait: false, control } => ask::reload(&control_socket(control)?),
+        Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
+        Command::Rollback { control } => ask::rollback(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
         Command::Reopen { control } => ask::reopen(&control_socket(control)?),
         Command::Unit(run) => {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::workers;
 use crate::control::protocol::{
-    AskedBy, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadOutcome, ReloadRecord, Status,
-    WorkerState, WorkerStatus,
+    Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadOutcome, ReloadRecord,
+    ReloadStatus, ReloadStep, Status, WorkerState, WorkerStatus,
 };
 
 /// What a committed reload did, in a line.
@@ -29,6 +29,9 @@ pub(super) fn status(status: &Status) -> String {
         text += "\nlisteners\n";
         text += &table(LISTENER_HEAD, status.listeners.iter().map(listener_row));
     }
+    if let Some(reload) = &status.reload {
+        text += &reload_under_way(reload);
+    }
     if let Some(record) = &status.last_reload {
         text += &last_reload(record);
     }
@@ -38,7 +41,9 @@ pub(super) fn status(status: &Status) -> String {
 fn generation_line(status: &GenerationStatus) -> String {
     let state = match status.state {
         GenerationState::Starting => "starting",
+        GenerationState::Probation => "on probation",
         GenerationState::Active => "active",
+        GenerationState::Paused => "paused",
         GenerationState::Draining => "draining",
         GenerationState::Failed => "failed",
     };
@@ -92,11 +97,46 @@ fn listener_row(status: &ListenerStatus) -> [String; 6] {
     ]
 }
 
+fn reload_under_way(reload: &ReloadStatus) -> String {
+    let ReloadStatus { generation, step, slot, left_seconds, pending, why } = reload;
+    let step = match (step, slot, left_seconds) {
+        (ReloadStep::Pending, ..) => "pending".to_owned(),
+        (ReloadStep::Starting, ..) => "starting".to_owned(),
+        (ReloadStep::Rolling, Some(slot), _) => format!("rolling, at slot {slot}"),
+        (ReloadStep::Rolling, None, _) => "rolling".to_owned(),
+        (ReloadStep::Probation, _, left) => format!("on probation for another {}", Seconds(left.unwrap_or(0))),
+    };
+    let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let behind = if *pending && !step.starts_with("pending") { ", and another reload waits" } else { "" };
+    format!("\nreload: generation {generation} {step}{why}{behind}\n")
+}
+
+/// What has begun, in a line.
+pub(super) fn begun(begun: &Begun) -> String {
+    let Begun { generation, state, why } = begun;
+    let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    match state {
+        BegunState::Started => format!("started: generation {generation}\n"),
+        BegunState::Pending => format!("pending: generation {generation}{why}\n"),
+        BegunState::Ended => format!("ended already: generation {generation}, see everport status\n"),
+    }
+}
+
+/// What a rollback did, in a line.
+pub(super) fn rolled_back(record: &ReloadRecord) -> String {
+    format!("rolled back: generation {}\n", record.generation)
+}
+
 fn last_reload(record: &ReloadRecord) -> String {
-    let ReloadRecord { generation, at, workers, starting_ms, total_ms, finished, cut, .. } = record;
-    let asked_by = match record.asked_by {
-        AskedBy::Signal { pid, uid } => format!("a signal of process {pid}, uid {uid}"),
-        AskedBy::Control { pid, uid } => format!("the control client {pid}, uid {uid}"),
+    let ReloadRecord { generation, at, asked_by, workers, starting_ms, total_ms, finished, cut, .. } = record;
+    let drained = match (record.retired, record.draining_ms) {
+        (None, _) => String::new(),
+        (Some(retired), Some(took)) => {
+            format!("  connections of generation {retired}: {finished} finished, {cut} cut, in {took} ms\n")
+        }
+        (Some(retired), None) => {
+            format!("  connections of generation {retired}, so far: {finished} finished, {cut} cut\n")
+        }
     };
     let outcome = match (record.outcome, &record.reason) {
         (ReloadOutcome::Committed, _) => format!("committed, {} ready in {starting_ms} ms", worker_count(*workers)),
@@ -105,8 +145,7 @@ fn last_reload(record: &ReloadRecord) -> String {
     };
     format!(
         "\nlast reload: generation {generation} {outcome}\n  \
-         at {at}, asked for by {asked_by}, took {total_ms} ms\n  \
-         connections of the old generation: {finished} finished, {cut} cut\n"
+         at {at}, asked for by {asked_by}, took {total_ms} ms\n{drained}"
     )
 }
 
@@ -158,6 +197,7 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::protocol::AskedBy;
     use crate::control::protocol::tests::{record, status as sample};
 
     #[test]
@@ -185,9 +225,11 @@ listeners
   NAME            ADDRESS         POLICY  QUEUE  ACCEPTED  ACCEPTING
   127.0.0.1:8000  127.0.0.1:8000  rr      0      1020      yes
 
+reload: generation 4 on probation for another 12s
+
 last reload: generation 3 committed, 2 workers ready in 41 ms
   at 2026-01-02T03:04:05Z, asked for by the control client 812, uid 1000, took 52 ms
-  connections of the old generation: 10 finished, 1 cut
+  connections of generation 2: 10 finished, 1 cut, in 1500 ms
 ";
         assert_eq!(status(&sample()), expected);
     }
@@ -210,11 +252,29 @@ last reload: generation 3 committed, 2 workers ready in 41 ms
     }
 
     #[test]
+    fn a_reload_that_has_not_ended_says_what_it_waits_for() {
+        let sample = ReloadStatus {
+            generation: everport_handoff::id::Generation(4),
+            step: ReloadStep::Pending,
+            slot: None,
+            left_seconds: None,
+            pending: true,
+            why: Some("2 generations still drain".to_owned()),
+        };
+        assert_eq!(reload_under_way(&sample), "\nreload: generation 4 pending: 2 generations still drain\n");
+        let slot = Some(everport_handoff::id::Slot(1));
+        let rolling = ReloadStatus { step: ReloadStep::Rolling, slot, why: None, ..sample };
+        let expected = "\nreload: generation 4 rolling, at slot 1, and another reload waits\n";
+        assert_eq!(reload_under_way(&rolling), expected);
+    }
+
+    #[test]
     fn a_master_with_nothing_yet_is_one_line() {
         let bare = Status {
             generations: Vec::new(),
             listeners: Vec::new(),
             last_reload: None,
+            reload: None,
             uptime_seconds: 0,
             state: MasterState::Starting,
             ..sample()

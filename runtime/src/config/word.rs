@@ -86,7 +86,7 @@ pub enum Strategy {
     /// `all`: every worker of the new generation is ready before the old one drains.
     #[default]
     All,
-    /// `rolling`: slot by slot, for machines without memory for two generations.
+    /// `rolling`: slot by slot, so that one worker starts at a time.
     Rolling,
 }
 

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `GET /status` | [`Status`] | 200 |
 //! | `POST /reload` | [`ReloadRecord`], when the reload has ended | 200 committed, 409 rolled back |
+//! | `POST /reload?wait=false` | [`Begun`], at once | 202 |
+//! | `POST /rollback` | [`ReloadRecord`] of the reload that was rolled back; [`Refusal`] if none was under way | 200, 409 |
 //! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
 //! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
 //! | `POST /scale?to=N`, `?up=N`, `?down=N` | [`Scaled`], at once | 200 |
@@ -13,6 +15,8 @@
 //!
 //! Names are part of the interface: fields are only added, with `#[serde(default)]`, for a newer command asks an older
 //! master until that is upgraded.
+
+use std::fmt;
 
 use everport_handoff::id::{Generation, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -35,6 +39,12 @@ pub(crate) struct Status {
     pub(crate) generations: Vec<GenerationStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) last_reload: Option<ReloadRecord>,
+    /// The reload under way, or the one that waits to begin.
+    #[serde(default)]
+    pub(crate) reload: Option<ReloadStatus>,
+    /// The last few reloads that have ended, the oldest first.
+    #[serde(default)]
+    pub(crate) reloads: Vec<ReloadRecord>,
 }
 
 /// What the master is about.
@@ -80,8 +90,12 @@ pub(crate) struct RestingStatus {
 pub(crate) enum GenerationState {
     /// Not all of its workers are ready.
     Starting,
+    /// It takes connections, and the one before it can still be resumed.
+    Probation,
     /// It takes connections.
     Active,
+    /// The next one is on probation: it keeps what it has, and can take connections again at once.
+    Paused,
     /// It finishes what it has.
     Draining,
     /// It could not start; what is left of it goes.
@@ -162,6 +176,58 @@ pub(crate) struct ListenerStatus {
     pub(crate) accepting: bool,
 }
 
+/// A reload that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReloadStatus {
+    /// The generation that it starts.
+    pub(crate) generation: Generation,
+    pub(crate) step: ReloadStep,
+    /// The slot that a rolling reload is at.
+    pub(crate) slot: Option<Slot>,
+    /// How long the probation still lasts.
+    pub(crate) left_seconds: Option<u64>,
+    /// Whether a reload waits: this one, or another behind it.
+    pub(crate) pending: bool,
+    /// Why it does not begin.
+    pub(crate) why: Option<String>,
+}
+
+/// How far a reload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReloadStep {
+    /// It waits to begin.
+    Pending,
+    /// All new workers start.
+    Starting,
+    /// The new worker of one slot starts.
+    Rolling,
+    /// The new generation serves, and may still be rolled back.
+    Probation,
+}
+
+/// What has begun when nobody waits for the outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    /// The generation that starts, or will start.
+    pub(crate) generation: Generation,
+    pub(crate) state: BegunState,
+    /// What it waits for.
+    pub(crate) why: Option<String>,
+}
+
+/// What became of a reload at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BegunState {
+    /// Its workers start.
+    Started,
+    /// It waits.
+    Pending,
+    /// It could not even start; its record is the last one.
+    Ended,
+}
+
 /// How one reload went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReloadRecord {
@@ -176,14 +242,46 @@ pub(crate) struct ReloadRecord {
     pub(crate) reason: Option<String>,
     /// How many workers the new generation has.
     pub(crate) workers: u32,
-    /// From the first spawn until every worker was ready, or until the failure.
+    /// From the first spawn until the new generation served, or until the failure.
     pub(crate) starting_ms: u64,
     /// From the start to the outcome.
     pub(crate) total_ms: u64,
-    /// Connections of the old generation that came to their own end while it drained, so far.
+    /// Connections that came to their own end while the generation drained that the outcome retired, so far.
     pub(crate) finished: u64,
-    /// Connections of the old generation that were cut at the deadline.
+    /// Connections of that generation that were cut at the deadline.
     pub(crate) cut: u64,
+    /// How many asked for it.
+    #[serde(default)]
+    pub(crate) asked: u64,
+    /// From the first who asked to the start.
+    #[serde(default)]
+    pub(crate) waited_ms: u64,
+    /// How long the new generation served on probation.
+    #[serde(default)]
+    pub(crate) probation_ms: u64,
+    /// The generation that drains because of the outcome: the old one, or the new one if it had served already.
+    #[serde(default)]
+    pub(crate) retired: Option<Generation>,
+    /// How long that one drained; nothing while it does.
+    #[serde(default)]
+    pub(crate) draining_ms: Option<u64>,
+}
+
+/// One line of the audit file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub(crate) enum AuditLine {
+    /// A reload has ended. What it retired has not drained yet.
+    Reload(ReloadRecord),
+    /// A generation that drained has ended.
+    Drained {
+        generation: Generation,
+        /// RFC 3339, UTC.
+        at: String,
+        finished: u64,
+        cut: u64,
+        draining_ms: u64,
+    },
 }
 
 /// How a reload ended.
@@ -204,6 +302,15 @@ pub(crate) enum AskedBy {
     Signal { pid: u32, uid: u32 },
     /// A client of the control socket.
     Control { pid: u32, uid: u32 },
+}
+
+impl fmt::Display for AskedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal { pid, uid } => write!(f, "a signal of process {pid}, uid {uid}"),
+            Self::Control { pid, uid } => write!(f, "the control client {pid}, uid {uid}"),
+        }
+    }
 }
 
 /// The master has begun to stop.
@@ -271,6 +378,11 @@ pub(crate) mod tests {
             total_ms: 52,
             finished: 10,
             cut: 1,
+            asked: 2,
+            waited_ms: 7,
+            probation_ms: 9,
+            retired: Some(Generation(2)),
+            draining_ms: Some(1500),
         }
     }
 
@@ -332,6 +444,15 @@ pub(crate) mod tests {
                 accepting: true,
             }],
             last_reload: Some(record()),
+            reload: Some(ReloadStatus {
+                generation: Generation(4),
+                step: ReloadStep::Probation,
+                slot: None,
+                left_seconds: Some(12),
+                pending: false,
+                why: None,
+            }),
+            reloads: Vec::new(),
         }
     }
 
@@ -348,7 +469,8 @@ pub(crate) mod tests {
         r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true}],"last_reload":{"#,
         r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
         r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"#,
-        r#""cut":1}}"#,
+        r#""cut":1,"asked":2,"waited_ms":7,"probation_ms":9,"retired":2,"draining_ms":1500},"reload":{"#,
+        r#""generation":4,"step":"probation","slot":null,"left_seconds":12,"pending":false,"why":null},"reloads":[]}"#,
     );
 
     #[test]

@@ -9,7 +9,7 @@ use everport_handoff::id::WorkerId;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{Killing, Pausing, ReloadRecord, Reopened, Scaled, Status, Stopping};
+use super::protocol::{AskedBy, Begun, Killing, Pausing, ReloadRecord, Reopened, Scaled, Status, Stopping};
 use crate::machine::Scale;
 
 /// Who asks, as the kernel knows it.
@@ -18,6 +18,12 @@ pub(crate) struct Client {
     /// Zero if the client lives in a pid namespace that the master cannot see.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
+}
+
+impl From<Client> for AskedBy {
+    fn from(Client { pid, uid }: Client) -> Self {
+        Self::Control { pid, uid }
+    }
 }
 
 /// What a client wants of the master's loop. To drop `answer` is to say that the master is stopping.
@@ -29,6 +35,10 @@ pub(crate) enum Request {
     Reload { client: Client, answer: oneshot::Sender<ReloadRecord> },
     /// Open the log files again, and answer when that is done.
     Reopen { client: Client, answer: oneshot::Sender<Reopened> },
+    /// Reload, and answer at once with what has begun.
+    BeginReload { client: Client, answer: oneshot::Sender<Begun> },
+    /// Roll the reload under way back, and answer with its record; with nothing if there is none.
+    Rollback { client: Client, answer: oneshot::Sender<Option<ReloadRecord>> },
     /// Begin to stop, and answer at once.
     Stop { client: Client, at_once: bool, answer: oneshot::Sender<Stopping> },
     /// Set the number of workers, and answer at once.

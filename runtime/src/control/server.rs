@@ -178,13 +178,14 @@ pub(super) struct Caller {
 }
 
 /// What can be asked for.
-const PATHS: &str = "GET /status, POST /reload, /reopen, /stop, /scale, /pause, /resume or /kill";
+const PATHS: &str = "GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume or /kill";
 
 fn router(caller: Caller) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/reload", post(reload))
         .route("/reopen", post(reopen))
+        .route("/rollback", post(rollback))
         .route("/stop", post(stop))
         .route("/scale", post(orders::scale))
         .route("/pause", post(orders::pause))
@@ -202,7 +203,24 @@ async fn status(State(caller): State<Caller>) -> Response {
     respond(soon(asked, caller.limits.answer).await, |_| StatusCode::OK)
 }
 
-async fn reload(State(caller): State<Caller>) -> Response {
+#[derive(Deserialize)]
+struct ReloadQuery {
+    #[serde(default = "waits")]
+    wait: bool,
+}
+
+fn waits() -> bool {
+    true
+}
+
+async fn reload(State(caller): State<Caller>, query: Result<Query<ReloadQuery>, QueryRejection>) -> Response {
+    let Ok(Query(ReloadQuery { wait })) = query else {
+        return refuse(StatusCode::BAD_REQUEST, "want /reload, /reload?wait=true or /reload?wait=false");
+    };
+    if !wait {
+        let asked = caller.asker.ask(|answer| Request::BeginReload { client: caller.client, answer });
+        return respond(soon(asked, caller.limits.answer).await, |_| StatusCode::ACCEPTED);
+    }
     let Ok(_place) = caller.waiting.try_acquire() else {
         return respond(Err::<(), _>(Unanswered::TooManyWaiting), |()| StatusCode::OK);
     };
@@ -220,6 +238,14 @@ async fn reopen(State(caller): State<Caller>) -> Response {
         [] => StatusCode::OK,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     })
+}
+
+async fn rollback(State(caller): State<Caller>) -> Response {
+    let asked = caller.asker.ask(|answer| Request::Rollback { client: caller.client, answer });
+    match soon(asked, caller.limits.answer).await {
+        Ok(None) => refuse(StatusCode::CONFLICT, "no reload is under way, so there is nothing to roll back"),
+        answer => respond(answer, |_| StatusCode::OK),
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,20 +1,20 @@
-//! The reload transaction, activation, drain and stop: what the master as a whole is about to do.
+//! What the master as a whole is about to do: start, serve, reload (see `reload`), stop.
 //!
 //! ```text
-//! New --> First --> Serving <--> Reloading
+//! New --> First --> Serving <--> Reloading         a reload, to its commit or rollback
 //!           |          |             |
 //!           |          +-> Settling <+        a graceful stop lets the queues run empty
 //!           |                 |
 //!           +-----> Ending <--+--> Finished   every worker has gone
 //! ```
 //!
-//! Invariants: at most one generation is starting, and at most one reload waits behind it. The active generation is not
-//! touched before every worker of the next one is ready, and then the next one is activated first.
+//! Invariants: at most one reload is under way, and at most one waits behind it.
 
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::{Generation, ListenerId};
+use everport_handoff::id::{Generation, ListenerId, WorkerId};
 
+use super::reload::Reload;
 use super::{Action, Failure, Machine, Outcome, Phases, Ticket, WorkerState};
 
 /// What the master is about.
@@ -26,8 +26,8 @@ pub(super) enum Course {
     First,
     /// When one generation is active.
     Serving { active: Generation },
-    /// When the next generation starts beside the active one. Waits for all its workers.
-    Reloading { active: Generation, next: Generation, since: Instant, tickets: Vec<Ticket> },
+    /// When the next generation is about to replace the active one.
+    Reloading(Reload),
     /// When the master stops: waits until nothing is queued or untaken any more, at the latest until then.
     Settling { until: Instant },
     /// When every worker drains or was killed. Waits for the last one to go.
@@ -39,11 +39,15 @@ pub(super) enum Course {
 /// Where a generation is in its life, each since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GenerationState {
-    /// When its workers were started.
+    /// When its workers are started. Those that are ready wait, but for the slots that a rolling reload has replaced.
     Starting { since: Instant },
-    /// When it was activated.
+    /// When it serves, and the one before it waits to be resumed until then.
+    Probation { since: Instant, until: Instant },
+    /// When it serves.
     Active { since: Instant },
-    /// When it was replaced, or the master stops: its workers drain.
+    /// When the next one is on probation: it takes nothing, keeps what it has, and can be resumed at once.
+    Paused { since: Instant },
+    /// When it was replaced, or rolled back after it had served, or the master stops: its workers drain.
     Draining { since: Instant },
     /// When it could not start: its workers were killed.
     Failed { since: Instant },
@@ -53,9 +57,12 @@ impl GenerationState {
     /// When the generation came into this state.
     pub(crate) fn since(self) -> Instant {
         match self {
-            Self::Starting { since } | Self::Active { since } | Self::Draining { since } | Self::Failed { since } => {
-                since
-            }
+            Self::Starting { since }
+            | Self::Probation { since, .. }
+            | Self::Active { since }
+            | Self::Paused { since }
+            | Self::Draining { since }
+            | Self::Failed { since } => since,
         }
     }
 }
@@ -70,25 +77,36 @@ impl Machine {
         if let Course::New = self.course {
             let generation = self.next_generation();
             self.course = Course::First;
-            self.start_generation(generation, now, actions);
+            self.announce(generation, now);
+            self.supervision.add_generation(generation, now);
+            self.fill_slots(now, actions);
+            self.serve_first(now, actions);
         }
     }
 
-    pub(super) fn reload_asked(&mut self, ticket: Ticket, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn reload_asked(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
         self.pending.push(ticket);
+        if self.is_stopping() {
+            self.end_pending(&Failure::Stopped, actions);
+        }
+    }
+
+    /// The reload under way is rolled back, else the one that waits is given up.
+    pub(super) fn rollback_asked(&mut self, ticket: Ticket, now: Instant, actions: &mut Vec<Action>) {
+        let failure = Failure::Asked { ticket };
         match self.course {
-            Course::Serving { .. } => self.begin_pending(now, actions),
-            Course::Settling { .. } | Course::Ending { .. } | Course::Finished => self.refuse_pending(actions),
-            Course::New | Course::First | Course::Reloading { .. } => {}
+            Course::Reloading(_) => self.roll_back(failure, now, actions),
+            _ if !self.pending.is_empty() => self.end_pending(&failure, actions),
+            _ => actions.push(Action::NothingToRollBack { ticket }),
         }
     }
 
     pub(super) fn stop_asked(&mut self, at_once: bool, now: Instant, actions: &mut Vec<Action>) {
-        let was_serving = matches!(self.course, Course::Serving { .. } | Course::Reloading { .. });
-        if let Course::Reloading { next, .. } = self.course {
-            self.fail(next, Failure::Stopped, now, actions);
+        let was_serving = matches!(self.course, Course::Serving { .. } | Course::Reloading(_));
+        if let Course::Reloading(_) = self.course {
+            self.roll_back(Failure::Stopped, now, actions);
         }
-        self.refuse_pending(actions);
+        self.end_pending(&Failure::Stopped, actions);
         if at_once || matches!(self.course, Course::New | Course::First) {
             let failure = match &mut self.course {
                 Course::Ending { failure } => failure.take(),
@@ -132,115 +150,105 @@ impl Machine {
     }
 }
 
-/// The transaction.
+/// The first generation, and the end of every one.
 impl Machine {
-    fn next_generation(&self) -> Generation {
+    /// The number that the next generation will have.
+    pub(crate) fn next_generation(&self) -> Generation {
         Generation(self.last_generation + 1)
     }
 
-    fn start_generation(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
+    /// A number and a state for a generation that is about to start.
+    pub(super) fn announce(&mut self, generation: Generation, now: Instant) {
         self.last_generation = generation.0;
         self.generations.insert(generation, GenerationState::Starting { since: now });
-        self.supervision.add_generation(generation, now);
-        self.fill_slots(now, actions);
-        if self.supervision.all_ready(generation) {
-            self.commit(generation, now, actions);
-        }
-    }
-
-    fn begin_pending(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if let (Course::Serving { active }, false) = (&self.course, self.pending.is_empty()) {
-            let (active, next) = (*active, self.next_generation());
-            let tickets = std::mem::take(&mut self.pending);
-            actions.push(Action::ReloadStarted { generation: next, tickets: tickets.clone() });
-            self.course = Course::Reloading { active, next, since: now, tickets };
-            self.start_generation(next, now, actions);
-        }
     }
 
     /// Tells those who wait for a reload that will never begin.
-    fn refuse_pending(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn end_pending(&mut self, failure: &Failure, actions: &mut Vec<Action>) {
+        self.delay = None;
         if !self.pending.is_empty() {
             actions.push(Action::ReloadEnded {
                 generation: self.next_generation(),
                 tickets: std::mem::take(&mut self.pending),
-                outcome: Outcome::RolledBack(Failure::Stopped),
+                outcome: Outcome::RolledBack(failure.clone()),
                 phases: Phases::default(),
+                retired: None,
             });
         }
     }
 
-    pub(super) fn commit(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
-        let before = std::mem::replace(&mut self.course, Course::Serving { active: generation });
-        self.generations.insert(generation, GenerationState::Active { since: now });
-        for worker in self.supervision.of_generation(generation) {
-            self.activate(worker, now, actions);
+    /// The first generation serves if all its workers are ready.
+    pub(super) fn serve_first(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let first = Generation(self.last_generation);
+        if matches!(self.course, Course::First) && self.supervision.all_ready(first) {
+            self.course = Course::Serving { active: first };
+            self.generations.insert(first, GenerationState::Active { since: now });
+            for worker in self.supervision.of_generation(first) {
+                self.activate(worker, now, actions);
+            }
+            self.warn_unclaimed(first, actions);
         }
-        actions.extend(self.listeners.unclaimed_by(generation).map(|listener| Action::WarnUnclaimed { listener }));
-        if let Course::Reloading { active: old, since, tickets, .. } = before {
-            self.retire(old, now, actions);
-            self.close_unclaimed(actions);
-            let phases = Phases { starting: now.saturating_duration_since(since) };
-            actions.push(Action::ReloadEnded { generation, tickets, outcome: Outcome::Committed, phases });
-        }
-        self.begin_pending(now, actions);
     }
 
-    /// The generation was replaced: those that serve drain, those that never served are killed.
-    fn retire(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
-        self.generations.insert(generation, GenerationState::Draining { since: now });
+    /// The generation serves, and has asked for all the listeners that it wants.
+    pub(super) fn warn_unclaimed(&self, generation: Generation, actions: &mut Vec<Action>) {
+        actions.extend(self.listeners.unclaimed_by(generation).map(|listener| Action::WarnUnclaimed { listener }));
+    }
+
+    /// A worker of a generation that is starting or on probation cannot be used: so the generation cannot either.
+    pub(super) fn fail(&mut self, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+        match self.course {
+            Course::Reloading(_) => self.roll_back(failure, now, actions),
+            Course::First => {
+                self.retire(Generation(self.last_generation), now, actions);
+                self.end_pending(&Failure::Stopped, actions);
+                self.end_at_once(Some(failure), now, actions);
+            }
+            _ => {}
+        }
+    }
+
+    /// The generation serves no longer: its workers that ever did drain, the others are killed.
+    pub(super) fn retire(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
+        let has_served = !matches!(self.generation_state(generation), Some(GenerationState::Starting { .. }))
+            || self.supervision.of_generation(generation).into_iter().any(|id| self.drains_at_retirement(id));
+        let state = match has_served {
+            true => GenerationState::Draining { since: now },
+            false => GenerationState::Failed { since: now },
+        };
+        self.generations.insert(generation, state);
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
         for id in self.supervision.of_generation(generation) {
             match self.supervision.get(id).map(|worker| worker.state) {
                 Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
-                Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. }) => {
-                    self.drain(id, now, actions);
-                }
+                Some(WorkerState::Silent { .. }) if !has_served => self.kill(id, now, actions),
+                Some(_) if self.drains_at_retirement(id) => self.drain(id, now, actions),
                 _ => {}
             }
         }
-        self.drop_generation_if_gone(generation);
+        self.drop_generation_if_gone(generation, now, actions);
     }
 
-    /// A starting generation cannot start.
-    pub(super) fn fail(&mut self, generation: Generation, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
-        self.generations.insert(generation, GenerationState::Failed { since: now });
-        self.supervision.vacate(generation);
-        self.listeners.drop_claims(generation);
-        let killed = self.supervision.of_generation(generation);
-        for worker in killed {
-            self.kill(worker, now, actions);
-        }
-        self.drop_generation_if_gone(generation);
-        match std::mem::replace(&mut self.course, Course::Finished) {
-            Course::Reloading { active, since, tickets, .. } => {
-                let stopping = failure == Failure::Stopped;
-                let phases = Phases { starting: now.saturating_duration_since(since) };
-                let outcome = Outcome::RolledBack(failure);
-                self.course = Course::Serving { active };
-                self.close_unclaimed(actions);
-                actions.push(Action::ReloadEnded { generation, tickets, outcome, phases });
-                if !stopping {
-                    self.begin_pending(now, actions);
-                }
-            }
-            Course::First => {
-                self.refuse_pending(actions);
-                self.end_at_once(Some(failure), now, actions);
-            }
-            other => self.course = other,
-        }
+    fn drains_at_retirement(&self, id: WorkerId) -> bool {
+        matches!(
+            self.supervision.get(id).map(|worker| worker.state),
+            Some(WorkerState::Active { .. } | WorkerState::Leaving { .. } | WorkerState::Paused { .. })
+        )
     }
 
-    pub(super) fn drop_generation_if_gone(&mut self, generation: Generation) {
-        let retired = matches!(
-            self.generation_state(generation),
-            Some(GenerationState::Draining { .. } | GenerationState::Failed { .. })
-        );
+    pub(super) fn drop_generation_if_gone(&mut self, generation: Generation, now: Instant, actions: &mut Vec<Action>) {
+        let Some(state) = self.generation_state(generation) else {
+            return;
+        };
+        let retired = matches!(state, GenerationState::Draining { .. } | GenerationState::Failed { .. });
         if retired && self.supervision.of_generation(generation).is_empty() {
             self.generations.remove(&generation);
             self.supervision.remove_generation(generation);
+            if let GenerationState::Draining { since } = state {
+                let after = now.saturating_duration_since(since);
+                actions.push(Action::GenerationDrained { generation, after });
+            }
         }
     }
 
@@ -264,7 +272,9 @@ impl Machine {
             self.supervision.vacate(*generation);
             *state = match *state {
                 GenerationState::Starting { .. } => GenerationState::Failed { since: now },
-                GenerationState::Active { .. } => GenerationState::Draining { since: now },
+                GenerationState::Probation { .. } | GenerationState::Active { .. } | GenerationState::Paused { .. } => {
+                    GenerationState::Draining { since: now }
+                }
                 unchanged => unchanged,
             };
         }

@@ -7,7 +7,8 @@ use everport_handoff::id::{ListenerId, WorkerId};
 use super::generation::Course;
 use super::listeners::Admission;
 use super::orders::Flow;
-use super::{Action, Exit, Failure, GenerationState, Machine, RequestId, Spread, WorkerState};
+use super::reload::{self, Duty};
+use super::{Action, Exit, Failure, Machine, RequestId, Spread, WorkerState};
 
 impl Machine {
     pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -17,14 +18,13 @@ impl Machine {
         let WorkerState::Starting { .. } = worker.state else {
             return;
         };
-        match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => {
+        match self.duty(worker.generation, worker.slot) {
+            Duty::Wait => {
                 self.supervision.ready(id, now);
-                if self.supervision.all_ready(worker.generation) {
-                    self.commit(worker.generation, now, actions);
-                }
+                self.serve_first(now, actions);
+                self.advance(now, actions);
             }
-            Some(GenerationState::Active { .. }) => {
+            Duty::Serve => {
                 self.activate(id, now, actions);
                 for other in self.supervision.of_slot(worker.generation, worker.slot) {
                     if let Some(WorkerState::Leaving { .. }) = self.supervision.get(other).map(|other| other.state) {
@@ -33,8 +33,7 @@ impl Machine {
                 }
                 self.limit_claims(id, actions);
             }
-            // Its kill is on its way.
-            Some(GenerationState::Draining { .. } | GenerationState::Failed { .. }) | None => {}
+            Duty::None => {}
         }
     }
 
@@ -109,14 +108,24 @@ impl Machine {
     pub(super) fn worker_exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.exited(id, actions);
-            self.worker_gone(id, Failure::Exited { slot: worker.slot, worker: id, exit }, now, actions);
+            let slot = worker.slot;
+            let never_served = match worker.state {
+                WorkerState::Starting { .. } | WorkerState::Ready { .. } => true,
+                WorkerState::Silent { .. } => self.duty(worker.generation, slot) != Duty::Serve,
+                _ => false,
+            };
+            let failure = match never_served {
+                true => Failure::Exited { slot, worker: id, exit },
+                false => Failure::Crashed { slot, worker: id, exit },
+            };
+            self.worker_gone(id, Some(exit), failure, now, actions);
         }
     }
 
     pub(super) fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.never_started(id);
-            self.worker_gone(id, Failure::SpawnFailed { slot: worker.slot, reason }, now, actions);
+            self.worker_gone(id, None, Failure::SpawnFailed { slot: worker.slot, reason }, now, actions);
         }
     }
 
@@ -163,10 +172,7 @@ impl Machine {
     ) {
         if let Some(worker) = self.supervision.get(id) {
             let counts = self.supervision.slots().is_open(worker.generation, worker.slot)
-                && matches!(
-                    self.generation_state(worker.generation),
-                    Some(GenerationState::Starting { .. } | GenerationState::Active { .. })
-                );
+                && self.duty(worker.generation, worker.slot) != Duty::None;
             let claimant = counts.then_some((worker.generation, worker.slot));
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted(spread) => {
@@ -194,31 +200,39 @@ impl Machine {
         self.close_unclaimed(actions);
     }
 
-    /// A worker cannot be used: a starting generation fails with it, in any other it is killed, and its slot is filled
+    /// A worker cannot be used: a generation on trial fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
     fn give_up_on(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
-        match self.generation_state(worker.generation) {
-            Some(GenerationState::Starting { .. }) => self.fail(worker.generation, failure, now, actions),
-            _ => self.kill(id, now, actions),
+        let fails = self.is_on_trial(worker.generation) && reload::is_failure(&worker, None);
+        self.kill(id, now, actions);
+        if fails {
+            self.fail(failure, now, actions);
         }
     }
 
-    fn worker_gone(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+    fn worker_gone(
+        &mut self,
+        id: WorkerId,
+        exit: Option<Exit>,
+        failure: Failure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
         self.listeners.worker_gone(id);
         self.supervision.gone(id, now, actions);
-        if let Some(GenerationState::Starting { .. }) = self.generation_state(worker.generation) {
-            self.fail(worker.generation, failure, now, actions);
+        if self.is_on_trial(worker.generation) && reload::is_failure(&worker, exit) {
+            self.fail(failure, now, actions);
         }
         for other in self.supervision.of_slot(worker.generation, worker.slot) {
             self.limit_claims(other, actions);
         }
-        self.drop_generation_if_gone(worker.generation);
+        self.drop_generation_if_gone(worker.generation, now, actions);
         self.fill_slots(now, actions);
     }
 
@@ -271,7 +285,7 @@ impl Machine {
     }
 
     /// The slot of this worker, if it is served, claims nothing but what its workers use.
-    fn limit_claims(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
+    pub(super) fn limit_claims(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };

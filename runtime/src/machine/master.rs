@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId};
 
+use super::budget::Memory;
 use super::generation::Course;
 use super::listeners::Listeners;
 use super::orders::Flow;
@@ -12,7 +13,9 @@ use super::recycling::Measuring;
 use super::scheduler::Scheduler;
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
-use super::{Action, Care, Event, GenerationState, ReloadView, RestingView, Settings, Spread, Ticket, WorkerView};
+use super::{
+    Action, Care, Delay, Event, GenerationState, ReloadView, RestingView, Settings, Spread, Ticket, WorkerView,
+};
 
 /// Everything that the master decides.
 #[derive(Debug)]
@@ -24,6 +27,9 @@ pub(crate) struct Machine {
     pub(super) last_generation: u64,
     /// Who waits for the reload that begins after the one that is running.
     pub(super) pending: Vec<Ticket>,
+    /// Why that one does not begin, as far as it is the budget.
+    pub(super) delay: Option<Delay>,
+    pub(super) memory: Memory,
     pub(super) supervision: Supervision,
     pub(super) listeners: Listeners,
     pub(super) scheduler: Scheduler,
@@ -43,6 +49,7 @@ impl Machine {
         let settings = Settings {
             ready_timeout: settings.ready_timeout.min(LONGEST),
             drain_timeout: settings.drain_timeout.min(LONGEST),
+            probation: settings.probation.min(LONGEST),
             steal_after: settings.steal_after.min(LONGEST),
             care: settings.care.within(LONGEST),
             ..settings
@@ -53,6 +60,8 @@ impl Machine {
             generations: BTreeMap::new(),
             last_generation: 0,
             pending: Vec::new(),
+            delay: None,
+            memory: Memory::default(),
             supervision: Supervision::new(settings),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
@@ -127,12 +136,10 @@ impl Machine {
 
     /// Whether a reload is under way, and whether another waits.
     pub(crate) fn reload(&self) -> ReloadView {
-        match self.course {
-            Course::Reloading { next, .. } => {
-                ReloadView::Running { generation: next, pending: !self.pending.is_empty() }
-            }
+        match &self.course {
+            Course::Reloading(reload) => reload.view(!self.pending.is_empty()),
             _ if self.pending.is_empty() => ReloadView::None,
-            _ => ReloadView::Pending,
+            _ => ReloadView::Pending { why: self.delay },
         }
     }
 }
@@ -160,6 +167,7 @@ impl Machine {
         let is_traffic = self.feed_traffic(&event, now, actions);
         if !is_traffic {
             self.feed_lifecycle(event, now, actions);
+            self.begin_pending(now, actions);
         }
         self.scheduler.run(now, actions);
         let mut changed = !is_traffic;
@@ -171,9 +179,13 @@ impl Machine {
             self.adjust(now, actions);
             self.recycle(now, actions);
             self.scheduler.run(now, actions);
+            let course = match &self.course {
+                Course::Reloading(reload) => reload.deadline(),
+                _ => self.settling_until().or(self.budget_deadline()),
+            };
             let deadlines = [
                 self.supervision.next_deadline(),
-                self.settling_until(),
+                course,
                 self.watchdog.next_deadline(),
                 self.measuring.next_deadline(),
             ];
@@ -210,8 +222,11 @@ impl Machine {
             Event::Deadline => {
                 self.scheduler.deadline(now, actions);
                 self.deadlines(now, actions);
+                self.end_probation(now, actions);
             }
-            Event::ReloadAsked { ticket } => self.reload_asked(ticket, now, actions),
+            Event::ReloadAsked { ticket } => self.reload_asked(ticket, actions),
+            Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
+            Event::DrainingMeasured { bytes } => self.draining_measured(bytes, now),
             Event::StopAsked { at_once } => self.stop_asked(at_once, now, actions),
             Event::StopSignalled => self.stop_asked(self.is_stopping(), now, actions),
             Event::ScaleAsked { to } => self.scale_asked(to),

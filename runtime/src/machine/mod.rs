@@ -2,7 +2,9 @@
 //!
 //! - `master`: where each event goes, and what can be seen from outside;
 //! - `scheduler`: which worker is offered which connection, when an offer is revoked, when the master accepts;
-//! - `generation`: the reload transaction, activation, drain and stop;
+//! - `generation`: what the master as a whole is about, the first generation, stop;
+//! - `reload`: the reload transaction, all at once or slot by slot, with probation;
+//! - `budget`: when a reload may begin beside the generations that still drain;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
 //! - `supervision`: the workers, the state and the deadline of each;
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
@@ -13,6 +15,7 @@
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
 
+mod budget;
 mod generation;
 mod lifecycle;
 mod listeners;
@@ -20,6 +23,7 @@ mod master;
 mod orders;
 mod random;
 mod recycling;
+mod reload;
 mod scheduler;
 mod slots;
 mod supervision;
@@ -31,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
+pub(crate) use self::budget::Delay;
 pub(crate) use self::generation::GenerationState;
 pub(crate) use self::master::Machine;
 pub(crate) use self::orders::Scale;
@@ -42,7 +47,7 @@ pub(crate) use self::supervision::WorkerState;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
-/// Who waits for the outcome of a reload: the shell's name for a signal or a control client.
+/// Who asked for a reload or a rollback: the shell's name for a signal or a control client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(pub(crate) u64);
 
@@ -90,6 +95,10 @@ pub(crate) enum Event {
     Deadline,
     /// When somebody asked for a reload.
     ReloadAsked { ticket: Ticket },
+    /// When somebody asked that the reload under way be rolled back.
+    RollbackAsked { ticket: Ticket },
+    /// When it is known how much memory the workers of `Action::MeasureDraining` hold.
+    DrainingMeasured { bytes: u64 },
     /// When somebody asked for a stop: graceful, or at once.
     StopAsked { at_once: bool },
     /// When a signal asked for a graceful stop. The second one stops at once.
@@ -155,7 +164,7 @@ pub(crate) enum Action {
     Abort { worker: WorkerId },
     /// Tell a worker that it may accept.
     Activate { worker: WorkerId },
-    /// Tell a worker that it may not accept for now, and stays warm. `Activate` ends it.
+    /// Tell a worker to accept nothing more and to keep what it has, until it is activated again or drains.
     Pause { worker: WorkerId },
     /// Tell a worker to drain. It is killed at the deadline if it still lives.
     Drain { worker: WorkerId, deadline: Instant },
@@ -205,11 +214,27 @@ pub(crate) enum Action {
     StopBegan { at_once: bool },
     /// A generation was activated of which no worker took this configured listener: its clients wait for nobody.
     WarnUnclaimed { listener: ListenerId },
+    /// A reload that was asked for does not begin yet. Comes once, however long it waits.
+    ReloadDelayed { why: Delay },
+    /// Find out how much memory these workers hold. Always answered by `DrainingMeasured`.
+    MeasureDraining { workers: Vec<WorkerId> },
     /// A reload has begun.
     ReloadStarted { generation: Generation, tickets: Vec<Ticket> },
-    /// A reload has ended, for all who wait for it. One that a stop kept from beginning ends without a `ReloadStarted`,
-    /// with the number that it would have had.
-    ReloadEnded { generation: Generation, tickets: Vec<Ticket>, outcome: Outcome, phases: Phases },
+    /// The new generation serves, and may be rolled back until then.
+    ProbationStarted { generation: Generation, until: Instant, phases: Phases },
+    /// A reload has ended, for all who wait for it. One that never began ends without a `ReloadStarted`, with the number
+    /// that it would have had. `retired` drains because of it: the old generation, or a new one that had served already.
+    ReloadEnded {
+        generation: Generation,
+        tickets: Vec<Ticket>,
+        outcome: Outcome,
+        phases: Phases,
+        retired: Option<Generation>,
+    },
+    /// There was no reload to roll back.
+    NothingToRollBack { ticket: Ticket },
+    /// A generation that drained has ended: its last worker has gone.
+    GenerationDrained { generation: Generation, after: Duration },
     /// The master is done: every worker has gone.
     Finish { failure: Option<Failure> },
 }
@@ -223,23 +248,27 @@ pub(crate) enum Outcome {
     RolledBack(Failure),
 }
 
-/// Why a generation could not start.
+/// Why a generation could not start, or not stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// A worker's process could not be started.
     SpawnFailed { slot: Slot, reason: String },
     /// A worker ended before it was ready.
     Exited { slot: Slot, worker: WorkerId, exit: Exit },
+    /// A worker ended after it was activated, while its generation could still be rolled back.
+    Crashed { slot: Slot, worker: WorkerId, exit: Exit },
     /// A worker was not ready in time.
     NotReady { slot: Slot, worker: WorkerId, after: Duration },
     /// A worker speaks no version of the protocol that this master speaks.
     Incompatible { slot: Slot, worker: WorkerId, reason: String },
-    /// A worker broke the protocol before it was ready.
+    /// A worker broke the protocol.
     Broke { slot: Slot, worker: WorkerId, reason: String },
     /// A worker asked to leave before it was ready.
     Left { slot: Slot, worker: WorkerId },
-    /// A worker showed no life for too long before its generation was activated.
+    /// A worker showed no life for too long.
     Hung { slot: Slot, worker: WorkerId },
+    /// Somebody asked for a rollback.
+    Asked { ticket: Ticket },
     /// The master was told to stop.
     Stopped,
 }
@@ -247,8 +276,20 @@ pub(crate) enum Failure {
 /// How long the phases of a reload took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Phases {
-    /// From the first spawn until every worker was ready, or until the failure.
+    /// From the first spawn until the new generation served, or until the failure.
     pub(crate) starting: Duration,
+    /// From then until the outcome.
+    pub(crate) probation: Duration,
+}
+
+/// In which order a reload replaces the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Strategy {
+    /// All new workers start at once, and serve when all are ready.
+    #[default]
+    All,
+    /// Slot by slot: each new worker serves when it is ready, before the next one is started.
+    Rolling,
 }
 
 /// What the machines must know of the configuration.
@@ -260,6 +301,16 @@ pub(crate) struct Settings {
     pub(crate) ready_timeout: Duration,
     /// How long a worker may drain before it is killed.
     pub(crate) drain_timeout: Duration,
+    /// In which order a reload replaces the workers.
+    pub(crate) strategy: Strategy,
+    /// How long a new generation serves before the old one drains.
+    pub(crate) probation: Duration,
+    /// How many generations may drain at a time before a reload waits. Zero counts as one.
+    pub(crate) drain_generations: u32,
+    /// A reload waits while a generation has drained for that long.
+    pub(crate) drain_age: Option<Duration>,
+    /// A reload waits while those that drain hold so many bytes.
+    pub(crate) drain_memory: Option<u64>,
     /// How long a worker may leave an offer untaken.
     pub(crate) steal_after: Duration,
     /// How many untaken or revoked offers a worker may have.
@@ -323,8 +374,19 @@ pub(crate) struct WorkerView {
 pub(crate) enum ReloadView {
     /// When nobody asked for one.
     None,
-    /// When one begins as soon as the first generation is active.
-    Pending,
-    /// When a generation is starting, and whether another reload waits behind it.
-    Running { generation: Generation, pending: bool },
+    /// When one has not begun: the first generation is not active yet, or the budget of those that drain is full.
+    Pending { why: Option<Delay> },
+    /// When one is under way, and whether another waits behind it.
+    Running { generation: Generation, step: StepView, pending: bool },
+}
+
+/// How far a reload is, for `everport status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepView {
+    /// When the new workers start, all at once.
+    Starting,
+    /// When the new worker of this slot starts.
+    Rolling { slot: Slot },
+    /// When the new generation serves, and the old one can be resumed until then.
+    Probation { until: Instant },
 }

@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
-use everport_handoff::id::{Generation, WorkerId};
+use everport_handoff::id::WorkerId;
 
 use super::generation::Course;
-use super::{Action, GenerationState, Machine, WorkerState};
+use super::reload::Duty;
+use super::{Action, Machine, WorkerState};
 
 /// How many workers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,28 +63,28 @@ impl Machine {
         }
     }
 
-    /// The active generation stops taking connections and stays warm. What comes after it comes up paused.
+    /// Whoever serves stops taking connections and stays warm. What comes after it comes up paused.
     pub(super) fn pause_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.flow = Flow::Paused;
-        for id in self.serving_workers() {
+        for id in self.all_workers() {
             self.pause(id, now, actions);
         }
     }
 
-    /// The active generation takes connections again.
+    /// Whoever would serve takes connections again; not those that wait for a reload to be rolled back.
     pub(super) fn resume_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.flow = Flow::Open;
-        for id in self.serving_workers() {
-            if let Some(WorkerState::Paused { .. }) = self.supervision.get(id).map(|worker| worker.state) {
+        for id in self.all_workers() {
+            if let Some(worker) = self.supervision.get(id)
+                && matches!(worker.state, WorkerState::Paused { .. })
+                && self.duty(worker.generation, worker.slot) == Duty::Serve
+            {
                 self.activate(id, now, actions);
             }
         }
     }
 
-    fn serving_workers(&self) -> Vec<WorkerId> {
-        let is_active = |state| matches!(state, GenerationState::Active { .. });
-        let active: Vec<Generation> =
-            self.generations().filter(|(_, state)| is_active(*state)).map(|(generation, _)| generation).collect();
-        active.into_iter().flat_map(|generation| self.supervision.of_generation(generation)).collect()
+    fn all_workers(&self) -> Vec<WorkerId> {
+        self.supervision.workers().map(|(id, _)| id).collect()
     }
 }

@@ -194,7 +194,7 @@ impl Scheduler {
         }
     }
 
-    /// The worker is offered nothing until it is activated again, and loses what it has not taken.
+    /// The worker loses what it has not taken, and is offered nothing until it is activated again.
     pub(super) fn pause(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
         if self.workers.get(&worker).is_some_and(Worker::is_active) {
             self.retire(worker, Standing::Idle, actions);

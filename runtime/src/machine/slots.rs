@@ -121,15 +121,20 @@ impl Slots {
     /// Opens the slots of a generation that it has none of yet, each to be filled at once.
     pub(super) fn open(&mut self, generation: Generation, now: Instant) {
         for slot in (0..self.count).map(Slot) {
-            let place = self.places.entry((generation, slot)).or_insert_with(|| Place {
-                occupant: Occupant::Vacant,
-                trust: Trust::Fair { failures: 0 },
-                restarts: 0,
-                recent: Recent::default(),
-            });
-            if place.occupant == Occupant::Vacant {
-                place.occupant = Occupant::Waiting { until: now };
-            }
+            self.open_one(generation, slot, now);
+        }
+    }
+
+    /// Opens one slot of a generation, to be filled at once, unless it is open.
+    pub(super) fn open_one(&mut self, generation: Generation, slot: Slot, now: Instant) {
+        let place = self.places.entry((generation, slot)).or_insert_with(|| Place {
+            occupant: Occupant::Vacant,
+            trust: Trust::Fair { failures: 0 },
+            restarts: 0,
+            recent: Recent::default(),
+        });
+        if place.occupant == Occupant::Vacant {
+            place.occupant = Occupant::Waiting { until: now };
         }
     }
 

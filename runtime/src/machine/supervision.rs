@@ -188,8 +188,17 @@ impl Supervision {
 
     /// Whether every slot of a generation is filled by a worker that is ready.
     pub(super) fn all_ready(&self, generation: Generation) -> bool {
-        let is_ready = |worker| matches!(self.get(worker), Some(Worker { state: WorkerState::Ready { .. }, .. }));
-        self.slots.occupants(generation).all(|occupant| occupant.is_some_and(is_ready))
+        let is_ready = |worker: Option<WorkerId>| worker.is_some_and(|worker| self.is_ready(worker));
+        self.slots.occupants(generation).all(is_ready)
+    }
+
+    /// Whether a slot is filled by a worker that is ready.
+    pub(super) fn slot_is_ready(&self, generation: Generation, slot: Slot) -> bool {
+        self.slots.occupant(generation, slot).is_some_and(|worker| self.is_ready(worker))
+    }
+
+    fn is_ready(&self, worker: WorkerId) -> bool {
+        matches!(self.get(worker), Some(Worker { state: WorkerState::Ready { .. }, .. }))
     }
 
     /// Whether the slot is filled by a worker that has been activated, or would be if there was no pause.

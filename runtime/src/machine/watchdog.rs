@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::WorkerId;
 
-use super::{Action, Failure, GenerationState, Machine, WorkerState};
+use super::{Action, Failure, Machine, WorkerState};
 
 /// How many looks in a row a worker may leave unanswered.
 const LOOKS: u32 = 4;
@@ -84,12 +84,17 @@ impl Machine {
             self.supervision.workers().filter(|(_, worker)| is_watched(worker.state)).map(|(id, _)| id).collect();
         for id in self.watchdog.look(&watched, now, actions) {
             let Some(worker) = self.supervision.get(id) else { continue };
-            if let Some(GenerationState::Starting { .. }) = self.generation_state(worker.generation) {
-                let failure = Failure::Hung { slot: worker.slot, worker: id };
-                self.fail(worker.generation, failure, now, actions);
-            } else if is_watched(worker.state) {
+            if !is_watched(worker.state) {
+                continue;
+            }
+            let on_trial = self.is_on_trial(worker.generation);
+            // One that never served is killed with its generation.
+            if !on_trial || !matches!(worker.state, WorkerState::Ready { .. }) {
                 self.scheduler.stop(id, actions);
                 self.supervision.abort(id, now, actions);
+            }
+            if on_trial {
+                self.fail(Failure::Hung { slot: worker.slot, worker: id }, now, actions);
             }
         }
     }

@@ -34,8 +34,8 @@ impl Shell {
 
     /// Generation and counts, and the last reload if it failed.
     fn state_in_a_line(&self) -> String {
-        let is_active = |state| matches!(state, GenerationState::Active { .. });
-        let generation = self.machine.generations().filter(|(_, state)| is_active(*state)).last();
+        let serves = |state| matches!(state, GenerationState::Active { .. } | GenerationState::Probation { .. });
+        let generation = self.machine.generations().filter(|(_, state)| serves(*state)).last();
         let count =
             |wanted: fn(&WorkerState) -> bool| self.machine.workers().filter(|view| wanted(&view.state)).count();
         let active = count(|state| matches!(state, WorkerState::Active { .. }));
@@ -47,7 +47,7 @@ impl Shell {
         if draining > 0 {
             line += &format!(", {draining} drain");
         }
-        match self.records.last_reload() {
+        match self.records.reloads().last() {
             Some(record) if record.outcome == ReloadOutcome::RolledBack => {
                 let reason = record.reason.as_deref().unwrap_or_default().replace('\n', " ");
                 line + &format!("; the reload to generation {} was rolled back: {reason}", record.generation)

@@ -5,16 +5,17 @@ use std::os::fd::AsFd;
 
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
-use everport_handoff::id::{Generation, ListenerId, WorkerId};
+use everport_handoff::id::{ListenerId, WorkerId};
 use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
 
 use super::Shell;
 use super::link::{Link, Order, OrderError, Room};
+use super::measure::resident_memory;
 use super::poller::Source;
 use super::records::Ended;
-use crate::machine::{Action, ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
+use crate::machine::{Action, ConnectionId, Event, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
@@ -67,22 +68,32 @@ impl Shell {
                 self.manager.reloading();
                 self.records.reload_started(generation, &tickets);
             }
-            Action::ReloadEnded { generation, tickets, outcome, phases } => {
-                let replaced = self.replaced_by(generation);
+            Action::ReloadDelayed { why } => {
+                // It waits for the end of the reload from now on.
+                self.manager.reloading();
+                self.records.reload_delayed(why);
+            }
+            Action::MeasureDraining { workers } => self.measure_draining(&workers),
+            Action::ProbationStarted { generation, until, phases } => {
+                self.records.probation_started(generation, until, phases);
+            }
+            Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
-                self.records.reload_ended(Ended { generation, replaced, workers, outcome, phases }, &tickets);
+                self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
                 self.manager.reloaded();
                 self.drop_pins();
             }
+            Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
+            Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
             Action::Finish { failure } => self.end = Some(failure),
         }
     }
 
-    /// The generation that drains because this one was committed, if it is not gone already.
-    fn replaced_by(&self, generation: Generation) -> Option<Generation> {
-        let drains = |state| matches!(state, GenerationState::Draining { .. });
-        let older = self.machine.generations().filter(|(older, state)| *older < generation && drains(*state));
-        older.map(|(older, _)| older).last()
+    /// How much memory these workers hold together. One that ends meanwhile holds nothing.
+    fn measure_draining(&mut self, workers: &[WorkerId]) {
+        let processes = workers.iter().filter_map(|worker| self.links.get(worker)?.process.as_ref());
+        let bytes = processes.map(|process| resident_memory(process).unwrap_or(0)).sum();
+        self.note(Event::DrainingMeasured { bytes });
     }
 
     fn spawn(&mut self, identity: Identity) {

@@ -6,6 +6,7 @@
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
 mod announce;
+mod audit;
 mod clock;
 mod connections;
 mod effects;
@@ -36,6 +37,7 @@ use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
 use tracing::info;
 
+use self::audit::Audit;
 use self::connections::Connections;
 use self::link::Link;
 use self::listeners::Listeners;
@@ -46,13 +48,13 @@ use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
 use self::surroundings::Output;
-use crate::config::{Config, MAX_WORKERS};
+use crate::config::{Config, MAX_WORKERS, Strategy};
 use crate::control::protocol::MasterState;
 use crate::control::request::Requests;
 use crate::control::server::Server;
 use crate::daemon::Notice;
 use crate::error::{Error, Result};
-use crate::machine::{Action, Care, Event, Failure, Limits, Machine, Settings};
+use crate::machine::{self, Action, Care, Event, Failure, Limits, Machine, Settings};
 use crate::pid_file::PidFile;
 
 /// How many untaken or revoked offers a worker may have (`credit`).
@@ -142,6 +144,14 @@ impl Shell {
             workers: config.workers.get(),
             ready_timeout: config.ready_timeout,
             drain_timeout: config.drain_timeout,
+            strategy: match config.strategy {
+                Strategy::All => machine::Strategy::All,
+                Strategy::Rolling => machine::Strategy::Rolling,
+            },
+            probation: config.probation,
+            drain_generations: config.drain_generations,
+            drain_age: config.drain_age,
+            drain_memory: config.drain_memory,
             steal_after: config.steal_after,
             credit: CREDIT,
             words: board::OFFER_WORDS,
@@ -162,7 +172,7 @@ impl Shell {
             links: HashMap::new(),
             staged: Vec::new(),
             starved: BTreeSet::new(),
-            records: Records::new(),
+            records: Records::new(Audit::new(config.audit_file.clone())),
             events: VecDeque::new(),
             end: None,
             _pid_file: pid_file,

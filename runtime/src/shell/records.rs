@@ -1,6 +1,6 @@
 //! What the master remembers and says of reloads and exits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,30 +9,57 @@ use everport_handoff::id::{Generation, Slot, WorkerId};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::audit::Audit;
 use super::clock;
 use super::link::Link;
-use crate::control::protocol::{AskedBy, ReloadOutcome, ReloadRecord};
-use crate::machine::{Exit, Failure, Outcome, Phases, Ticket, WorkerView, Worn};
+use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
+use crate::machine::{Delay, Exit, Failure, Outcome, Phases, Ticket, WorkerView, Worn};
 
 /// Accepting that fails for want of descriptors is said once in this time.
 const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
 
-/// Somebody who asked for a reload.
+/// How many reloads are remembered: enough to see what a day of deployments came to.
+const MAX_RECORDS: usize = 16;
+
+/// Somebody who asked for a reload or a rollback.
 #[derive(Debug)]
 struct Asked {
     by: AskedBy,
-    answer: Option<oneshot::Sender<ReloadRecord>>,
+    at: Instant,
+    answer: Answer,
 }
 
-/// Reloads: who waits for which, and the last one's record.
+/// Who is told the outcome. A client that has gone needs no answer.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Nobody,
+    /// The record of the reload that was asked for.
+    Outcome(oneshot::Sender<ReloadRecord>),
+    /// The record of the reload that was rolled back, if there was one.
+    Rollback(oneshot::Sender<Option<ReloadRecord>>),
+}
+
+impl Answer {
+    fn give(self, record: Option<&ReloadRecord>) {
+        match (self, record) {
+            (Self::Outcome(answer), Some(record)) => drop(answer.send(record.clone())),
+            (Self::Rollback(answer), record) => drop(answer.send(record.cloned())),
+            (Self::Outcome(_), None) | (Self::Nobody, _) => {}
+        }
+    }
+}
+
+/// Reloads: who waits for which, and the records of the last ones.
 #[derive(Debug)]
 pub(super) struct Records {
     started: Instant,
     last_ticket: u64,
     asked: HashMap<Ticket, Asked>,
     reload_began: Option<(SystemTime, Instant)>,
-    /// The last reload, and the generation that it replaced.
-    last_reload: Option<(ReloadRecord, Option<Generation>)>,
+    reloads: VecDeque<ReloadRecord>,
+    /// What became of the connections of the generations that drain, so far.
+    drains: HashMap<Generation, Tally>,
+    audit: Audit,
     exhaustion_said: Option<Instant>,
     /// What the last workers that ended had been refused, to say it with why they could not start.
     refusals: BTreeMap<WorkerId, String>,
@@ -43,25 +70,33 @@ const MAX_REFUSALS: usize = 64;
 
 /// How many may wait for reloads. Who asks beyond that has a reload coming anyway.
 const MAX_ASKED: usize = 256;
+/// What became of the connections of a generation that drains.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    finished: u64,
+    cut: u64,
+}
 
 /// How a reload ended.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) generation: Generation,
-    pub(super) replaced: Option<Generation>,
+    pub(super) retired: Option<Generation>,
     pub(super) workers: u32,
     pub(super) outcome: Outcome,
     pub(super) phases: Phases,
 }
 
 impl Records {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(audit: Audit) -> Self {
         Self {
             started: clock::now(),
             last_ticket: 0,
             asked: HashMap::new(),
             reload_began: None,
-            last_reload: None,
+            reloads: VecDeque::new(),
+            drains: HashMap::new(),
+            audit,
             exhaustion_said: None,
             refusals: BTreeMap::new(),
         }
@@ -72,16 +107,39 @@ impl Records {
         clock::now().saturating_duration_since(self.started)
     }
 
+    /// The last reloads that have ended, the oldest first.
+    pub(super) fn reloads(&self) -> impl DoubleEndedIterator<Item = &ReloadRecord> {
+        self.reloads.iter()
+    }
+
     /// Keeps somebody who asked for a reload, until it has ended; nobody beyond [`MAX_ASKED`].
-    pub(super) fn asked(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) -> Option<Ticket> {
+    pub(super) fn asked(&mut self, by: AskedBy, answer: Answer) -> Option<Ticket> {
         info!(asked_by = ?by, "reload asked");
-        if self.asked.len() >= MAX_ASKED {
-            return None;
-        }
+        (self.asked.len() < MAX_ASKED).then(|| self.keep(by, answer))
+    }
+
+    /// Keeps somebody who asked for a rollback, until that is done or turns out to be impossible.
+    pub(super) fn asked_to_roll_back(&mut self, by: AskedBy, answer: oneshot::Sender<Option<ReloadRecord>>) -> Ticket {
+        info!(asked_by = ?by, "rollback asked");
+        self.keep(by, Answer::Rollback(answer))
+    }
+
+    fn keep(&mut self, by: AskedBy, answer: Answer) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.asked.insert(ticket, Asked { by, answer });
-        Some(ticket)
+        self.asked.insert(ticket, Asked { by, at: clock::now(), answer });
+        ticket
+    }
+
+    pub(super) fn nothing_to_roll_back(&mut self, ticket: Ticket) {
+        info!("no reload to roll back");
+        if let Some(asked) = self.asked.remove(&ticket) {
+            asked.answer.give(None);
+        }
+    }
+
+    pub(super) fn reload_delayed(&self, why: Delay) {
+        info!(reason = describe_delay(why), "reload delayed");
     }
 
     pub(super) fn reload_started(&mut self, generation: Generation, tickets: &[Ticket]) {
@@ -89,19 +147,31 @@ impl Records {
         info!(%generation, asked = tickets.len(), "reload started");
     }
 
+    pub(super) fn probation_started(&self, generation: Generation, until: Instant, phases: Phases) {
+        let probation_ms = millis(until.saturating_duration_since(clock::now()));
+        info!(%generation, starting_ms = millis(phases.starting), probation_ms, "probation started");
+    }
+
     pub(super) fn reload_ended(&mut self, ended: Ended, tickets: &[Ticket]) {
-        let Ended { generation, replaced, workers, outcome, phases } = ended;
-        let (at, began) = self.reload_began.take().unwrap_or_else(|| (clock::wall(), clock::now()));
+        let Ended { generation, retired, workers, outcome, phases } = ended;
+        let now = clock::now();
+        let (at, began) = self.reload_began.take().unwrap_or_else(|| (clock::wall(), now));
         let asked: Vec<Asked> = tickets.iter().filter_map(|ticket| self.asked.remove(ticket)).collect();
         let reason = match &outcome {
             Outcome::Committed => None,
             Outcome::RolledBack(failure) => Some(self.describe(failure)),
         };
-        let starting_ms = millis(phases.starting);
+        let judge = match &outcome {
+            Outcome::RolledBack(Failure::Asked { ticket }) => self.asked.remove(ticket),
+            _ => None,
+        };
+        let (starting_ms, probation_ms) = (millis(phases.starting), millis(phases.probation));
         match (&outcome, &reason) {
-            (Outcome::Committed, _) => info!(%generation, starting_ms, "reload committed"),
+            (Outcome::Committed, _) => info!(%generation, starting_ms, probation_ms, "reload committed"),
             // Nobody needs to act: it is what was asked for.
-            (Outcome::RolledBack(Failure::Stopped), reason) => info!(%generation, reason, "reload rolled back"),
+            (Outcome::RolledBack(Failure::Stopped | Failure::Asked { .. }), reason) => {
+                info!(%generation, reason, "reload rolled back");
+            }
             (Outcome::RolledBack(_), reason) => error!(%generation, reason, "reload rolled back"),
         }
         let Some(first) = asked.first() else { return };
@@ -113,20 +183,28 @@ impl Records {
             reason,
             workers,
             starting_ms,
-            total_ms: millis(clock::now().saturating_duration_since(began)),
+            total_ms: millis(now.saturating_duration_since(began)),
             finished: 0,
             cut: 0,
+            asked: u64::try_from(asked.len()).unwrap_or(u64::MAX),
+            waited_ms: millis(began.saturating_duration_since(first.at)),
+            probation_ms,
+            retired,
+            draining_ms: None,
         };
-        for answer in asked.into_iter().filter_map(|asked| asked.answer) {
-            // A client that has gone needs no answer.
-            drop(answer.send(record.clone()));
+        self.audit.append(&AuditLine::Reload(record.clone()));
+        for asked in asked.into_iter().chain(judge) {
+            asked.answer.give(Some(&record));
         }
-        self.last_reload = Some((record, replaced));
+        if self.reloads.len() >= MAX_RECORDS {
+            self.reloads.pop_front();
+        }
+        self.reloads.push_back(record);
     }
 
-    /// Logs the end of a worker, the one exit record, and adds what became of its connections to the reload that replaced
-    /// it.
-    pub(super) fn exited(&mut self, link: &Link, view: WorkerView, pid: i32, exit: Exit) {
+    /// Logs the end of a worker, the one exit record. If its generation was `retired`, counts what became of its
+    /// connections.
+    pub(super) fn exited(&mut self, link: &Link, view: WorkerView, pid: i32, exit: Exit, retired: bool) {
         let Identity { worker, slot, generation } = link.identity;
         if let Some(refused) = &link.refused {
             self.refusals.insert(worker, refused.clone());
@@ -143,12 +221,32 @@ impl Records {
             %worker, %slot, %generation, pid, exit = words(exit), voluntary, uptime_ms, finished, cut,
             "worker exited"
         );
-        if let (Some(_), Some((record, replaced))) = (link.active_at_drain, &mut self.last_reload)
-            && *replaced == Some(generation)
-        {
-            record.finished += finished;
-            record.cut += cut;
+        if retired {
+            let tally = self.drains.entry(generation).or_default();
+            tally.finished += finished;
+            tally.cut += cut;
+            let tally = *tally;
+            if let Some(record) = self.record_of(generation) {
+                (record.finished, record.cut) = (tally.finished, tally.cut);
+            }
         }
+    }
+
+    /// The last worker of a generation that drained has gone.
+    pub(super) fn generation_drained(&mut self, generation: Generation, after: Duration) {
+        let Tally { finished, cut } = self.drains.remove(&generation).unwrap_or_default();
+        let draining_ms = millis(after);
+        info!(%generation, finished, cut, draining_ms, "generation drained");
+        if let Some(record) = self.record_of(generation) {
+            record.draining_ms = Some(draining_ms);
+        }
+        let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
+        self.audit.append(&AuditLine::Drained { generation, at, finished, cut, draining_ms });
+    }
+
+    /// The record of the reload that retired this generation.
+    fn record_of(&mut self, retired: Generation) -> Option<&mut ReloadRecord> {
+        self.reloads.iter_mut().find(|record| record.retired == Some(retired))
     }
 
     /// Says, once each time, that a slot rests.
@@ -166,7 +264,7 @@ impl Records {
         }
     }
 
-    /// Why a generation could not start, in a sentence.
+    /// Why a generation could not start, or not stay, in a sentence.
     pub(super) fn describe(&self, failure: &Failure) -> String {
         match failure {
             Failure::SpawnFailed { slot, reason } => {
@@ -178,6 +276,9 @@ impl Records {
                 let (how, refused) = (words(*exit), refused.unwrap_or_default());
                 format!("worker {worker} of slot {slot} {how} before it was ready{refused}")
             }
+            Failure::Crashed { slot, worker, exit } => {
+                format!("worker {worker} of slot {slot} {} after it was activated", words(*exit))
+            }
             Failure::NotReady { slot, worker, after } => {
                 let after = humantime::format_duration(*after);
                 format!(
@@ -187,20 +288,20 @@ impl Records {
             }
             Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),
             Failure::Broke { slot, worker, reason } => {
-                format!("worker {worker} of slot {slot} broke the protocol before it was ready: {reason}")
+                format!("worker {worker} of slot {slot} broke the protocol: {reason}")
             }
             Failure::Left { slot, worker } => {
                 format!("worker {worker} of slot {slot} asked to leave before it was ready")
             }
             Failure::Hung { slot, worker } => {
-                format!("worker {worker} of slot {slot} hung before its generation was activated")
+                format!("worker {worker} of slot {slot} showed no sign of life for too long")
             }
+            Failure::Asked { ticket } => match self.asked.get(ticket) {
+                Some(asked) => format!("a rollback was asked for by {}", asked.by),
+                None => "a rollback was asked for".to_owned(),
+            },
             Failure::Stopped => "the master was told to stop".to_owned(),
         }
-    }
-
-    pub(super) fn last_reload(&self) -> Option<&ReloadRecord> {
-        self.last_reload.as_ref().map(|(record, _)| record)
     }
 
     /// Says, once in a period, that accepting failed for want of something.
@@ -216,6 +317,19 @@ impl Records {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why a reload does not begin, in a sentence.
+pub(super) fn describe_delay(why: Delay) -> String {
+    match why {
+        Delay::Generations { draining: 1 } => "a generation still drains".to_owned(),
+        Delay::Generations { draining } => format!("{draining} generations still drain"),
+        Delay::Age { generation } => format!("generation {generation} has drained for longer than drain_age"),
+        Delay::Memory { bytes } => {
+            format!("the generations that drain hold {} MiB, which drain_memory does not allow", bytes / (1024 * 1024))
+        }
+        Delay::Measuring => "the memory of the generations that drain is being measured".to_owned(),
+    }
 }
 
 /// How a process ended, in words.

@@ -15,13 +15,14 @@ use tracing::{debug, info, warn};
 use super::link::{Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
+use super::records::Answer;
 use super::signals::Order as SignalOrder;
 use super::{Shell, orphans};
 use crate::config::Readiness;
-use crate::control::protocol::{AskedBy, ReloadRecord, Stopping};
+use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
-use crate::machine::{ConnectionId, Event, Exit, RequestId, Settled};
+use crate::machine::{ConnectionId, Event, Exit, GenerationState, RequestId, Settled};
 
 /// How many connections one turn accepts from one listener, so that other sources get their turn.
 const MAX_ACCEPTS: usize = 64;
@@ -306,7 +307,11 @@ impl Shell {
         self.read_board(worker);
         let view = self.machine.workers().find(|view| view.worker == worker);
         if let (Some(link), Some(view)) = (self.links.get(&worker), view) {
-            self.records.exited(link, view, pid, exit);
+            let drains = |(generation, state)| {
+                generation == view.generation && matches!(state, GenerationState::Draining { .. })
+            };
+            let retired = self.machine.generations().any(drains);
+            self.records.exited(link, view, pid, exit, retired);
         }
         self.note(Event::WorkerExited { worker, exit });
         // Behind this one others may have waited to be reaped.
@@ -327,7 +332,7 @@ impl Shell {
                 SignalOrder::Reload(sender) => {
                     // A pid is positive; 0 stands for a sender in another pid namespace.
                     let pid = u32::try_from(sender.pid).unwrap_or(0);
-                    self.reload(AskedBy::Signal { pid, uid: sender.uid }, None);
+                    self.reload(AskedBy::Signal { pid, uid: sender.uid }, Answer::Nobody);
                 }
                 SignalOrder::Stop { signal, at_once } => {
                     info!(signal, "stop asked");
@@ -344,7 +349,7 @@ impl Shell {
         self.reap_orphans();
     }
 
-    fn reload(&mut self, by: AskedBy, answer: Option<oneshot::Sender<ReloadRecord>>) {
+    fn reload(&mut self, by: AskedBy, answer: Answer) {
         if let Some(ticket) = self.records.asked(by, answer) {
             self.note(Event::ReloadAsked { ticket });
         }
@@ -362,7 +367,16 @@ impl Shell {
                     drop(answer.send(self.status()));
                 }
                 Request::Reload { client, answer } => {
-                    self.reload(AskedBy::Control { pid: client.pid, uid: client.uid }, Some(answer));
+                    self.reload(client.into(), Answer::Outcome(answer));
+                }
+                Request::BeginReload { client, answer } => {
+                    self.reload(client.into(), Answer::Nobody);
+                    self.pump();
+                    drop(answer.send(self.begun()));
+                }
+                Request::Rollback { client, answer } => {
+                    let ticket = self.records.asked_to_roll_back(client.into(), answer);
+                    self.note(Event::RollbackAsked { ticket });
                 }
                 Request::Reopen { client, answer } => {
                     info!(pid = client.pid, uid = client.uid, "reopen asked");

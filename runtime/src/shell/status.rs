@@ -5,12 +5,13 @@ use std::time::Instant;
 use everport_handoff::id::Generation;
 
 use super::measure::resident_memory;
-use super::{Shell, clock};
+use super::{Shell, clock, records};
 use crate::config::Policy;
 use crate::control::protocol::{
-    GenerationState, GenerationStatus, ListenerStatus, MasterState, RestingStatus, Status, WorkerState, WorkerStatus,
+    Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep,
+    RestingStatus, Status, WorkerState, WorkerStatus,
 };
-use crate::machine::{self, ReloadView, RestingView, Spread, WorkerView};
+use crate::machine::{self, ReloadView, RestingView, Spread, StepView, WorkerView};
 
 impl Shell {
     /// The master at a glance.
@@ -24,7 +25,9 @@ impl Shell {
             slots: self.machine.slots(),
             generations: self.machine.generations().map(|(id, state)| self.generation(id, state)).collect(),
             listeners: self.listeners(),
-            last_reload: self.records.last_reload().cloned(),
+            last_reload: self.records.reloads().last().cloned(),
+            reload: self.reload_status(),
+            reloads: self.records.reloads().cloned().collect(),
         }
     }
 
@@ -39,6 +42,48 @@ impl Shell {
         }
     }
 
+    fn reload_status(&self) -> Option<ReloadStatus> {
+        let (generation, step, slot, until, pending, why) = match self.machine.reload() {
+            ReloadView::None => return None,
+            ReloadView::Pending { why } => (
+                self.machine.next_generation(),
+                ReloadStep::Pending,
+                None,
+                None,
+                true,
+                why.map(records::describe_delay),
+            ),
+            ReloadView::Running { generation, step, pending } => match step {
+                StepView::Starting => (generation, ReloadStep::Starting, None, None, pending, None),
+                StepView::Rolling { slot } => (generation, ReloadStep::Rolling, Some(slot), None, pending, None),
+                StepView::Probation { until } => (generation, ReloadStep::Probation, None, Some(until), pending, None),
+            },
+        };
+        let left = |until: Instant| until.saturating_duration_since(clock::now()).as_secs();
+        Some(ReloadStatus { generation, step, slot, left_seconds: until.map(left), pending, why })
+    }
+
+    /// What became of a reload that was asked for just now.
+    pub(super) fn begun(&self) -> Begun {
+        let ended = || self.records.reloads().last().map_or(self.machine.next_generation(), |last| last.generation);
+        match self.machine.reload() {
+            ReloadView::None => Begun { generation: ended(), state: BegunState::Ended, why: None },
+            ReloadView::Running { generation, pending: false, .. } => {
+                Begun { generation, state: BegunState::Started, why: None }
+            }
+            ReloadView::Running { generation, pending: true, .. } => Begun {
+                generation: self.machine.next_generation(),
+                state: BegunState::Pending,
+                why: Some(format!("the reload to generation {generation} has not ended")),
+            },
+            ReloadView::Pending { why } => Begun {
+                generation: self.machine.next_generation(),
+                state: BegunState::Pending,
+                why: why.map(records::describe_delay),
+            },
+        }
+    }
+
     fn generation(&self, generation: Generation, state: machine::GenerationState) -> GenerationStatus {
         let mut workers: Vec<_> =
             self.machine.workers().filter(|view| view.generation == generation).map(|view| self.worker(view)).collect();
@@ -47,7 +92,9 @@ impl Shell {
             generation,
             state: match state {
                 machine::GenerationState::Starting { .. } => GenerationState::Starting,
+                machine::GenerationState::Probation { .. } => GenerationState::Probation,
                 machine::GenerationState::Active { .. } => GenerationState::Active,
+                machine::GenerationState::Paused { .. } => GenerationState::Paused,
                 machine::GenerationState::Draining { .. } => GenerationState::Draining,
                 machine::GenerationState::Failed { .. } => GenerationState::Failed,
             },

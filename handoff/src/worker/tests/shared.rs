@@ -27,7 +27,8 @@ async fn nothing_is_accepted_before_the_worker_is_active() {
     let (stream, peer) = listener.accept().await.unwrap();
     assert_eq!(peer, client.local_addr().unwrap());
     assert_eq!(stream.peer_addr().unwrap(), peer);
-    assert_eq!(master.board.figures().active, 1);
+    let figures = master.board.figures();
+    assert_eq!((figures.active, figures.taken), (1, 1));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::super::{ConnectionId, Counters, Settings};
 /// What a worker may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// When it has not been activated yet, or is paused.
+    /// When it has not been activated yet, or was paused: what it had not taken has been revoked.
     Idle,
     /// When it takes connections.
     Active { pace: Pace, channel: Channel },

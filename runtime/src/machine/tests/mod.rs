@@ -2,9 +2,11 @@
 
 mod accepting;
 mod care;
+mod generation_states;
 mod listening;
 mod nonsense;
 mod offers;
+mod probation;
 mod reload;
 mod respawn;
 mod simulation;

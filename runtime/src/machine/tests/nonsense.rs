@@ -13,7 +13,7 @@ fn event(random: &mut Random) -> Event {
     let listener = ListenerId(random.below(4) as u32);
     let connection = ConnectionId(random.below(24));
     let reason = String::new();
-    match random.below(31) {
+    match random.below(33) {
         0 => Event::Started,
         1..=3 => Event::Deadline,
         4 => Event::ReloadAsked { ticket: Ticket(random.below(4)) },
@@ -43,6 +43,8 @@ fn event(random: &mut Random) -> Event {
         27 => Event::ResumeAsked,
         28 => Event::KillAsked { worker },
         29 => Event::Measured { worker, memory: Some(random.next()), taken: random.next() },
+        30 => Event::RollbackAsked { ticket: Ticket(random.below(4)) },
+        31 => Event::DrainingMeasured { bytes: random.below(1_000) },
         _ => {
             let how = [Settled::Taken, Settled::Refused, Settled::Revoked, Settled::Released];
             Event::Settled { worker, connection, how: how[random.below(4) as usize] }
@@ -54,7 +56,15 @@ fn event(random: &mut Random) -> Event {
 fn machine_survives_nonsense() {
     for seed in 0..300 {
         let mut random = Random::new(seed);
-        let mut world = World::with(World::settings());
+        let strategy = if random.below(2) == 0 { Strategy::All } else { Strategy::Rolling };
+        let probation = Duration::from_millis(random.below(3) * 40);
+        let mut world = World::with(Settings {
+            strategy,
+            probation,
+            drain_memory: Some(500),
+            drain_generations: 2,
+            ..World::settings()
+        });
         let mut actions = Vec::new();
         for _ in 0..400 {
             // Not `handle`, which holds the shell to its side of the contract.

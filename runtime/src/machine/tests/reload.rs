@@ -56,10 +56,10 @@ fn program_that_does_not_exist_ends_the_master_with_the_reason() {
 fn reload_asked_while_the_first_generation_starts_begins_when_that_is_active() {
     let mut world = World::starting();
     world.reload(1);
-    assert_eq!(world.machine.reload(), ReloadView::Pending);
+    assert_eq!(world.machine.reload(), ReloadView::Pending { why: None });
     world.all_ready();
     let generation = Generation(2);
-    assert_eq!(world.machine.reload(), ReloadView::Running { generation, pending: false });
+    assert_eq!(world.machine.reload(), ReloadView::Running { generation, step: StepView::Starting, pending: false });
     assert!(world.did(&Action::ReloadStarted { generation, tickets: vec![Ticket(1)] }));
 }
 
@@ -80,7 +80,8 @@ fn new_generation_is_activated_before_the_old_one_drains() {
         generation: Generation(2),
         tickets: vec![Ticket(7)],
         outcome: Outcome::Committed,
-        phases: Phases { starting: Duration::from_millis(5) },
+        phases: Phases { starting: Duration::from_millis(5), probation: Duration::ZERO },
+        retired: Some(Generation(1)),
     };
     assert!(world.did(&ended));
 }
@@ -262,7 +263,7 @@ fn status_tells_who_is_in_which_state_since_when() {
     world.reload(1);
     world.reload(2);
     let generation = Generation(2);
-    assert_eq!(world.machine.reload(), ReloadView::Running { generation, pending: true });
+    assert_eq!(world.machine.reload(), ReloadView::Running { generation, step: StepView::Starting, pending: true });
     let workers: Vec<_> = world.machine.workers().map(|view| (view.state.since() - begin).as_millis()).collect();
     assert_eq!(workers, [0, 0, 5, 5]);
     let generations: Vec<_> =

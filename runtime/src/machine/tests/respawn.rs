@@ -63,7 +63,8 @@ impl Backoff {
     /// The worker has gone, or leaves: if it filled its slot, that becomes free.
     pub(super) fn ended(&mut self, generation: Generation, slot: Slot, worker: WorkerId, now: Instant) {
         let history = self.history(generation, slot);
-        if history.worker == worker && history.not_before.is_none() {
+        // Where there is no slot any more, nobody counts.
+        if history.worker == worker && history.not_before.is_none() && !history.closed {
             if now - history.started >= Duration::from_secs(10) {
                 (history.failures, history.rests) = (0, false);
             }
@@ -83,7 +84,8 @@ impl Backoff {
         let history = self.history(generation, slot);
         assert!(!history.rests, "{slot:?} is said to rest twice");
         history.rests = true;
-        let since = history.granted.pop().expect("it has just ended");
+        // A slot that is about to close was not counted.
+        let since = history.granted.pop().unwrap_or(history.started);
         history.not_before = Some(since + Duration::from_secs(15));
     }
 
@@ -105,6 +107,12 @@ impl Backoff {
         for (_, history) in self.slots.iter_mut().filter(|((_, slot), _)| slot.0 >= slots) {
             history.closed = true;
         }
+    }
+
+    /// The slots of a generation that must be filled.
+    pub(super) fn filled(&self, generation: Generation) -> impl Iterator<Item = Slot> {
+        let slots = self.slots.iter().filter(move |((of, _), _)| *of == generation);
+        slots.filter(|(_, history)| history.not_before.is_none() && !history.closed).map(|((_, slot), _)| *slot)
     }
 
     pub(super) fn newest(&self) -> Option<Generation> {

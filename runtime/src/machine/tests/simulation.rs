@@ -59,6 +59,11 @@ impl History {
             workers: 1 + random.below(4) as u32,
             ready_timeout: Duration::from_millis(500 + random.below(20_000)),
             drain_timeout: Duration::from_millis(500 + random.below(20_000)),
+            strategy: if random.one_in(2) { Strategy::All } else { Strategy::Rolling },
+            probation: Duration::from_millis(if random.one_in(3) { 0 } else { random.below(3_000) }),
+            drain_generations: 1 + random.below(3) as u32,
+            drain_age: random.one_in(4).then(|| Duration::from_millis(random.below(5_000))),
+            drain_memory: random.one_in(4).then_some(1000),
             steal_after: Duration::from_millis(10 + random.below(90)),
             credit: 1 + random.below(6) as usize,
             queue: random.below(12) as usize,
@@ -118,8 +123,16 @@ impl History {
                 }
             }
             95 | 96 => {
+                // Now and then a storm.
+                for _ in 0..if self.random.one_in(8) { 20 } else { 1 } {
+                    self.tickets += 1;
+                    self.world.reload(self.tickets);
+                }
+            }
+            97 if self.random.one_in(2) => {
                 self.tickets += 1;
-                self.world.reload(self.tickets);
+                self.world.roll_back(self.tickets);
+                self.world.memory = self.random.below(600);
             }
             97 if self.random.one_in(2) => self.world.next_spawn_fails = self.random.one_in(2),
             97 => self.some_order(),
@@ -230,6 +243,7 @@ impl History {
         self.world.feed(Event::ResumeAsked);
         self.world.dies_slowly = false;
         self.world.next_spawn_fails = false;
+        self.world.memory = 0;
         // Long enough for the slowest pace of a slot that rests.
         for _ in 0..400 {
             if self.is_calm() || self.world.machine.is_stopping() {
@@ -318,7 +332,7 @@ fn random_histories_keep_what_must_hold() {
     assert!(!all_of_them || rare.iter().all(|count| *count >= 5), "something hardly ever happened: {rare:?}");
 }
 
-const RARE: usize = 5;
+const RARE: usize = 14;
 
 /// The number of an action that only some histories come to.
 fn rarity(action: &Action) -> Option<usize> {
@@ -328,6 +342,20 @@ fn rarity(action: &Action) -> Option<usize> {
         Action::Recycling { .. } => Some(2),
         Action::Abort { .. } => Some(3),
         Action::Pause { .. } => Some(4),
+        Action::ProbationStarted { .. } => Some(5),
+        Action::ReloadDelayed { why: Delay::Generations { .. } } => Some(6),
+        Action::ReloadDelayed { why: Delay::Age { .. } } => Some(7),
+        Action::ReloadDelayed { why: Delay::Memory { .. } } => Some(8),
+        Action::NothingToRollBack { .. } => Some(9),
+        Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::Asked { .. }), retired: Some(_), .. } => Some(10),
+        Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::Crashed { .. }), .. } => Some(11),
+        // A rolling reload that failed half-way.
+        Action::ReloadEnded { outcome: Outcome::RolledBack(_), retired: Some(_), phases, .. }
+            if phases.probation.is_zero() =>
+        {
+            Some(12)
+        }
+        Action::ReloadEnded { outcome: Outcome::Committed, phases, .. } if !phases.probation.is_zero() => Some(13),
         _ => None,
     }
 }

@@ -137,6 +137,7 @@ fn stop_rolls_back_the_running_reload_and_refuses_the_pending_one() {
         tickets: vec![Ticket(ticket)],
         outcome: Outcome::RolledBack(Failure::Stopped),
         phases: Phases::default(),
+        retired: None,
     };
     assert!(world.did(&ended(2, 1)) && world.did(&ended(3, 2)));
     world.reload(3);

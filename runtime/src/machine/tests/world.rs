@@ -108,6 +108,8 @@ pub(super) struct World {
     pub(super) dies_slowly: bool,
     /// Whether the next process cannot be started.
     pub(super) next_spawn_fails: bool,
+    /// How much memory every worker that drains has.
+    pub(super) memory: u64,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
     events: VecDeque<Event>,
@@ -132,6 +134,7 @@ impl World {
             tickets: BTreeMap::new(),
             dies_slowly: false,
             next_spawn_fails: false,
+            memory: 0,
             running_reload: None,
             ports: BTreeMap::new(),
             events: VecDeque::new(),
@@ -147,6 +150,11 @@ impl World {
             workers: 2,
             ready_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            strategy: Strategy::All,
+            probation: Duration::ZERO,
+            drain_generations: 4,
+            drain_age: None,
+            drain_memory: None,
             steal_after: Duration::from_millis(50),
             credit: 4,
             queue: 8,
@@ -163,6 +171,16 @@ impl World {
         }
     }
 
+    /// As `serving`, with other settings.
+    pub(super) fn serving_with(settings: Settings) -> Self {
+        let mut world = Self::with(settings);
+        world.bind(PORT, Spread::Offered, true);
+        world.feed(Event::Started);
+        world.all_ready();
+        world.log.clear();
+        world
+    }
+
     /// A master with one configured port, whose first generation is starting.
     pub(super) fn starting() -> Self {
         let mut world = Self::with(Self::settings());
@@ -173,10 +191,7 @@ impl World {
 
     /// As `starting`; the workers 1 and 2 are active.
     pub(super) fn serving() -> Self {
-        let mut world = Self::starting();
-        world.all_ready();
-        world.log.clear();
-        world
+        Self::serving_with(Self::settings())
     }
 
     /// As `serving`, but the workers do nothing.
@@ -218,6 +233,12 @@ impl World {
     pub(super) fn reload(&mut self, ticket: u64) {
         self.tickets.insert(Ticket(ticket), 0);
         self.feed(Event::ReloadAsked { ticket: Ticket(ticket) });
+    }
+
+    /// The reload under way is rolled back, if there is one.
+    pub(super) fn roll_back(&mut self, ticket: u64) {
+        self.tickets.insert(Ticket(ticket), 0);
+        self.feed(Event::RollbackAsked { ticket: Ticket(ticket) });
     }
 
     pub(super) fn exit(&mut self, worker: u64, code: i32) {
@@ -298,8 +319,9 @@ impl World {
         self.machine.workers().find(|view| view.worker == WorkerId(worker)).map(|view| view.state)
     }
 
+    /// The generation that is active, or on probation.
     pub(super) fn active_generation(&self) -> Option<u64> {
-        let active = |state| matches!(state, GenerationState::Active { .. });
+        let active = |state| matches!(state, GenerationState::Active { .. } | GenerationState::Probation { .. });
         self.machine.generations().find(|(_, state)| active(*state)).map(|(generation, _)| generation.0)
     }
 

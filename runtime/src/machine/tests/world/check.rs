@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use everport_handoff::id::{Generation, WorkerId};
+use everport_handoff::id::{Generation, Slot, WorkerId};
 
 use super::super::super::*;
 use super::{Word, World};
@@ -56,7 +56,8 @@ impl World {
         let serves = self.active_generation() == Some(process.generation.0) && process.slot.0 < self.machine.slots();
         if self.recycled.contains(&id) && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
             let successor = |view: WorkerView| {
-                (view.generation, view.slot) == (process.generation, process.slot)
+                view.generation >= process.generation
+                    && view.slot == process.slot
                     && matches!(view.state, WorkerState::Active { .. })
             };
             assert!(self.machine.workers().any(successor), "{id:?} drains before its replacement serves");
@@ -65,19 +66,77 @@ impl World {
 
     fn check_generations(&self) {
         let states: Vec<_> = self.machine.generations().collect();
-        let count = |wanted: fn(&GenerationState) -> bool| states.iter().filter(|(_, state)| wanted(state)).count();
-        let starting = count(|state| matches!(state, GenerationState::Starting { .. }));
-        let active = count(|state| matches!(state, GenerationState::Active { .. }));
-        assert!(starting <= 1, "two generations start: {states:?}");
-        let activated = self.backoff.newest() > Some(Generation(1)) || active == 1;
+        let find = |wanted: fn(&GenerationState) -> bool| -> Vec<Generation> {
+            states.iter().filter(|(_, state)| wanted(state)).map(|(generation, _)| *generation).collect()
+        };
+        let starting = find(|state| matches!(state, GenerationState::Starting { .. }));
+        let serving = find(|state| matches!(state, GenerationState::Active { .. } | GenerationState::Probation { .. }));
+        let on_probation = find(|state| matches!(state, GenerationState::Probation { .. }));
+        let paused = find(|state| matches!(state, GenerationState::Paused { .. }));
+        assert!(starting.len() <= 1, "two generations start: {states:?}");
+        assert_eq!(on_probation.len(), paused.len(), "one on probation, the one before it to be resumed: {states:?}");
+        let activated = self.backoff.newest() > Some(Generation(1)) || serving.len() == 1;
         if activated && !self.machine.is_stopping() {
-            assert_eq!(active, 1, "no generation, or two, are active: {states:?}");
+            assert_eq!(serving.len(), 1, "no generation, or two, are active: {states:?}");
+            self.check_slots(serving[0], starting.first().copied());
+            for generation in paused {
+                self.check_warm(generation);
+            }
         }
         assert!(self.tickets.values().all(|told| *told <= 1), "somebody was told twice");
-        // Whoever could accept has been told to.
-        let serving = Some(self.active_generation()).flatten();
-        for view in self.machine.workers().filter(|view| Some(view.generation.0) == serving) {
-            assert!(!matches!(view.state, WorkerState::Ready { .. }), "{view:?} is not activated");
+        self.check_budget();
+    }
+
+    /// Whoever could accept has been told to, in each slot by exactly one generation: the one that serves, or in the slots
+    /// that a rolling reload has replaced, the one that starts.
+    fn check_slots(&self, serving: Generation, starting: Option<Generation>) {
+        let rolling = match self.machine.reload() {
+            ReloadView::Running { step: StepView::Rolling { slot }, .. } => slot.0,
+            _ => 0,
+        };
+        for view in self.machine.workers() {
+            let replaced = view.slot.0 < rolling;
+            let (accepts, waits) = match view.generation {
+                generation if generation == serving => (!replaced, replaced),
+                generation if Some(generation) == starting => (replaced, !replaced),
+                _ => continue,
+            };
+            match view.state {
+                WorkerState::Paused { .. } if self.machine.is_paused() => {}
+                WorkerState::Ready { .. } | WorkerState::Paused { .. } => {
+                    assert!(!accepts, "{view:?} is not activated")
+                }
+                WorkerState::Active { .. } | WorkerState::Leaving { .. } => assert!(!waits, "{view:?} is too early"),
+                _ => {}
+            }
         }
+    }
+
+    /// The generation that can be resumed takes nothing, and none of it has been given up.
+    fn check_warm(&self, paused: Generation) {
+        for view in self.machine.workers().filter(|view| view.generation == paused) {
+            let takes = matches!(view.state, WorkerState::Active { .. } | WorkerState::Leaving { .. });
+            assert!(!takes, "{view:?} is not paused");
+        }
+        let filled = |slot: Slot| self.machine.workers().any(|view| (view.generation, view.slot) == (paused, slot));
+        assert!(self.backoff.filled(paused).all(filled), "{paused:?} has a gap");
+    }
+
+    /// The processes that nobody has killed yet have a bound, however often somebody asks for a reload. A stop lets every
+    /// generation drain.
+    fn check_budget(&self) {
+        if self.machine.is_stopping() {
+            return;
+        }
+        let lives = |view: &WorkerView| !matches!(view.state, WorkerState::Killed { .. });
+        let on_its_way_out = |state: &GenerationState| {
+            matches!(state, GenerationState::Draining { .. } | GenerationState::Failed { .. })
+        };
+        let generations = self.machine.generations().filter(|(_, state)| on_its_way_out(state));
+        let draining = generations
+            .filter(|(generation, _)| self.machine.workers().any(|view| view.generation == *generation && lives(&view)))
+            .count();
+        let most = self.settings.drain_generations.max(1) as usize;
+        assert!(draining <= most, "{draining} generations drain, {most} may");
     }
 }

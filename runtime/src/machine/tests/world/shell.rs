@@ -154,23 +154,44 @@ impl World {
             }
             Action::Close { connection } => self.close(connection),
             Action::Shutdown { connection } => self.shut_down(connection),
+            Action::Finish { .. } => {
+                assert!(self.workers.is_empty(), "finished with workers");
+                assert!(self.copies.is_empty(), "finished with connections");
+            }
+            _ => self.note_reload(action),
+        }
+    }
+
+    /// What the machine says of reloads and stops.
+    fn note_reload(&mut self, action: &Action) {
+        match *action {
+            Action::MeasureDraining { ref workers } => {
+                let bytes = self.memory * workers.len() as u64;
+                self.events.push_back(Event::DrainingMeasured { bytes });
+            }
+            Action::ReloadDelayed { .. } | Action::GenerationDrained { .. } => {}
             Action::StopBegan { .. } | Action::WarnUnclaimed { .. } => {}
             Action::ReloadStarted { generation, .. } => {
                 assert_eq!(self.running_reload, None, "two reloads run");
                 self.running_reload = Some(generation);
             }
+            Action::ProbationStarted { generation, .. } => {
+                assert_eq!(self.running_reload, Some(generation), "a probation without a reload");
+            }
             Action::ReloadEnded { generation, ref tickets, ref outcome, .. } => {
-                let never_began = *outcome == Outcome::RolledBack(Failure::Stopped);
+                let never_began = matches!(outcome, Outcome::RolledBack(Failure::Stopped | Failure::Asked { .. }));
                 assert!(self.running_reload == Some(generation) || never_began, "a reload ends that does not run");
                 self.running_reload = self.running_reload.filter(|running| *running != generation);
-                for ticket in tickets {
-                    *self.tickets.get_mut(ticket).expect("a ticket that was given") += 1;
+                let judge = match outcome {
+                    Outcome::RolledBack(Failure::Asked { ticket }) => Some(ticket),
+                    _ => None,
+                };
+                for ticket in tickets.iter().chain(judge) {
+                    self.answer(*ticket);
                 }
             }
-            Action::Finish { .. } => {
-                assert!(self.workers.is_empty(), "finished with workers");
-                assert!(self.copies.is_empty(), "finished with connections");
-            }
+            Action::NothingToRollBack { ticket } => self.answer(ticket),
+            _ => panic!("nobody carries out {action:?}"),
         }
     }
 
@@ -211,6 +232,10 @@ impl World {
         };
         assert!(legal, "{worker:?} is told {what:?} after {:?}", process.told);
         process.told = what;
+    }
+
+    fn answer(&mut self, ticket: Ticket) {
+        *self.tickets.get_mut(&ticket).expect("a ticket that was given") += 1;
     }
 
     fn set_accepting(&mut self, listener: ListenerId, accepting: bool) {
