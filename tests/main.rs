@@ -12,6 +12,7 @@ mod crash; // A worker, or the master, is gone from one moment to the next.
 mod daemon; // A master that lives for years: its log files, and its life in the background.
 mod drain; // What becomes of work under way.
 mod examples; // The programs that people copy.
+mod foreign; // Programs that know nothing of Everport.
 mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod identity; // What a worker knows and inherits, and what it does not.

@@ -37,11 +37,14 @@ fn quit_stops_at_once() {
 }
 
 #[test]
-fn a_signal_that_is_not_built_yet_is_told_and_does_nothing() {
+fn signals_that_are_not_built_yet_are_told_and_do_nothing() {
     let master = Setup::lines().start();
     let before = master.status().active();
-    master.signal(Signal::SIGUSR2);
-    master.log.wait_for(&["not supported", "USR2"]);
+    let signals = [Signal::SIGUSR2];
+    for signal in signals {
+        master.signal(signal);
+        master.log.wait_for(&["not supported", &signal.as_str()[3..]]);
+    }
     assert_eq!(master.status().active().len(), before.len());
     assert_eq!(master.line().who().generation, 1);
     master.check();

@@ -38,6 +38,16 @@ pub struct Identity {
     pub generation: Generation,
 }
 
+impl Identity {
+    /// Tells the process of `command` who it is, by the environment alone. Called in the master.
+    pub fn pass_to(&self, command: &mut Command) {
+        command
+            .env(WORKER, self.worker.to_string())
+            .env(SLOT, self.slot.to_string())
+            .env(GENERATION, self.generation.to_string());
+    }
+}
+
 /// What the master keeps of the link to a new worker.
 #[derive(Debug)]
 pub struct MasterEnds {
@@ -68,12 +78,8 @@ impl Inherited {
     ///
     /// The child starts with the default action for every signal but the real-time ones, and none blocked.
     pub fn pass_to(&self, command: &mut Command, identity: Identity) -> io::Result<()> {
-        command
-            .env(CHANNEL, describe(&self.channel)?)
-            .env(BOARD, describe(&self.board)?)
-            .env(WORKER, identity.worker.to_string())
-            .env(SLOT, identity.slot.to_string())
-            .env(GENERATION, identity.generation.to_string());
+        command.env(CHANNEL, describe(&self.channel)?).env(BOARD, describe(&self.board)?);
+        identity.pass_to(command);
         spawn::inherit(command, [self.channel.as_fd(), self.board.as_fd()]);
         Ok(())
     }

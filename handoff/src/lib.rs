@@ -41,6 +41,7 @@ pub mod board;
 pub mod bootstrap;
 pub mod channel;
 pub mod id;
+pub mod listen_fds;
 pub mod message;
 pub mod name;
 pub mod net;

@@ -27,13 +27,18 @@ pub(crate) fn inherit(command: &mut Command, fds: [BorrowedFd<'_>; 2]) {
             for fd in fds {
                 fcntl(BorrowedFd::borrow_raw(fd), FcntlArg::F_SETFD(FdFlag::empty())).map_err(io::Error::from)?;
             }
-            for number in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
-                signal(number, SigHandler::SigDfl).map_err(io::Error::from)?;
-            }
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(io::Error::from)?;
-            Ok(())
+            reset_signals()
         });
     }
+}
+
+/// Lets every signal do what it does by default, and blocks none. Runs in the child.
+pub(super) fn reset_signals() -> io::Result<()> {
+    for number in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action calls nothing of ours.
+        unsafe { signal(number, SigHandler::SigDfl) }?;
+    }
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
 /// Makes the child of `command` give up what `privileges` does not allow, before exec. A failure is told by the number of

@@ -88,6 +88,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
         Command::Rollback { control } => ask::rollback(&control_socket(control)?),
         Command::Status { json, control } => ask::status(&control_socket(control)?, json),
+        Command::Order(order) => orders::give(order),
         Command::Reopen { control } => ask::reopen(&control_socket(control)?),
         Command::Unit(run) => {
             let config: Config = run.into_raw().or_surroundings().try_into()?;
@@ -100,7 +101,6 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             let origin = unit::Origin { executable: &own, arguments: &arguments, directory: &here };
             print(unit::unit(&config, &origin, variable).as_bytes())
         }
-        Command::Order(order) => orders::give(order),
         Command::Stop { now, control } => ask::stop(&control_socket(control)?, now),
     }
 }

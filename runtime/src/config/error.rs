@@ -135,6 +135,12 @@ pub(crate) enum Problem {
     NoProgram,
     #[error("of use only with --protocol listen-fds")]
     OnlyListenFds,
+    #[error("of no use with --protocol listen-fds: the program tells no such figure")]
+    OnlyEverport,
+    #[error("--protocol listen-fds needs policy none: the program shares the listeners")]
+    OnlyShared,
+    #[error("with --protocol listen-fds, name at least one by --listen")]
+    NoListener,
     #[error("a program that embeds Everport speaks its protocol")]
     EmbeddedProtocol,
     #[error("want text or json")]

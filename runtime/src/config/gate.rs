@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::key::Setting;
 use super::raw::{Face, Given, RawConfig, Source};
 use super::{
-    Config, ConfigError, FIRST_BYTE_GRACE, MAX_LISTENERS, MAX_THREADS, MAX_WORKERS, Problem, Program, Protocol,
+    Config, ConfigError, FIRST_BYTE_GRACE, MAX_LISTENERS, MAX_THREADS, MAX_WORKERS, Policy, Problem, Program, Protocol,
     STEAL_AFTER, read,
 };
 
@@ -22,7 +22,7 @@ impl TryFrom<RawConfig> for Config {
             program: raw.program()?,
             listen: raw.listen()?,
             workers: raw.one(Setting::Workers, read::workers)?.unwrap_or_else(|| raw.default_workers()),
-            policy: raw.sure(Setting::Policy, read::word)?,
+            policy: raw.policy()?,
             readiness: raw.sure(Setting::Ready, read::word)?,
             ready_timeout: raw.sure(Setting::ReadyTimeout, read::some_time)?,
             ready_after: raw.one(Setting::ReadyAfter, read::duration)?,
@@ -130,7 +130,26 @@ impl RawConfig {
                 refuse(Setting::DrainSignal, Problem::OnlyListenFds)
             }
             (Protocol::ListenFds, Face::Embedded) => refuse(Setting::Protocol, Problem::EmbeddedProtocol),
-            (Protocol::ListenFds, Face::Command) => Ok(protocol),
+            (Protocol::ListenFds, Face::Command) if self.get(Setting::Listen).is_empty() => {
+                Err(ConfigError::missing(Setting::Listen, Problem::NoListener))
+            }
+            (Protocol::ListenFds, Face::Command) => {
+                // They need figures that only a program with Everport in it has.
+                refuse(Setting::HangTimeout, Problem::OnlyEverport)?;
+                refuse(Setting::RecycleConnections, Problem::OnlyEverport)
+            }
+        }
+    }
+
+    /// A program that knows nothing of Everport cannot be offered anything: it shares the listeners, whatever the default.
+    fn policy(&self) -> Result<Policy, ConfigError> {
+        let policy = self.sure(Setting::Policy, read::word)?;
+        match (self.sure(Setting::Protocol, read::word)?, self.get(Setting::Policy).last()) {
+            (Protocol::ListenFds, None) => Ok(Policy::None),
+            (Protocol::ListenFds, Some(given)) if policy != Policy::None => {
+                Err(ConfigError::wrong_value(Setting::Policy, given, Problem::OnlyShared))
+            }
+            _ => Ok(policy),
         }
     }
 }

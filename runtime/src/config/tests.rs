@@ -124,6 +124,7 @@ fn every_key_can_come_from_the_environment() {
     let config = RawConfig::default().or_environment(lookup(&[
         ("EVERPORT_PROGRAM", "./server  --flag"),
         ("EVERPORT_PROTOCOL", "listen-fds"),
+        ("EVERPORT_LISTEN", "127.0.0.1:0"),
         ("EVERPORT_READY_AFTER", "2s"),
         ("EVERPORT_DRAIN_GRACE", "3s"),
         ("EVERPORT_DRAIN_SIGNAL", "SIGQUIT"),
@@ -132,12 +133,10 @@ fn every_key_can_come_from_the_environment() {
         ("EVERPORT_DRAIN_MEMORY", "2GiB"),
         ("EVERPORT_STRATEGY", "rolling"),
         ("EVERPORT_PROBATION", "30s"),
-        ("EVERPORT_HANG_TIMEOUT", "40s"),
         ("EVERPORT_RESTART_LIMIT", "5"),
         ("EVERPORT_RESTART_PERIOD", "10s"),
         ("EVERPORT_RECYCLE_MEMORY", "512MiB"),
         ("EVERPORT_RECYCLE_AGE", "2h"),
-        ("EVERPORT_RECYCLE_CONNECTIONS", "100000"),
         ("EVERPORT_RECYCLE_AT_ONCE", "3"),
         ("EVERPORT_ENV", "A=1 2\nB="),
         ("EVERPORT_USER", "nobody"),
@@ -162,10 +161,9 @@ fn every_key_can_come_from_the_environment() {
     assert_eq!((config.drain_signal, config.drain_generations), (Signal::SIGQUIT, 2));
     assert_eq!((config.drain_age, config.drain_memory), (Some(Duration::from_secs(3600)), Some(2 << 30)));
     assert_eq!((config.strategy, config.probation), (Strategy::Rolling, Duration::from_secs(30)));
-    assert_eq!(config.hang_timeout, Some(Duration::from_secs(40)));
     assert_eq!((config.restart_limit, config.restart_period), (5, Duration::from_secs(10)));
     assert_eq!((config.recycle_memory, config.recycle_age), (Some(512 << 20), Some(Duration::from_secs(7200))));
-    assert_eq!((config.recycle_connections, config.recycle_at_once), (Some(100_000), 3));
+    assert_eq!(config.recycle_at_once, 3);
     let env = [("A", "1 2"), ("B", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(config.env, BTreeMap::from(env));
     assert_eq!((config.user.as_deref(), config.group.as_deref()), (Some("nobody"), Some("65534")));
@@ -371,5 +369,39 @@ fn names_print_as_they_are_read() {
     }
     for readiness in [Readiness::Auto, Readiness::Manual] {
         assert_eq!(readiness.to_string().parse(), Ok(readiness));
+    }
+}
+
+#[test]
+fn what_is_told_by_a_program_with_everport_in_it_can_have_a_limit() {
+    let config = in_environment(&[("EVERPORT_HANG_TIMEOUT", "40s"), ("EVERPORT_RECYCLE_CONNECTIONS", "100000")]);
+    let config = config.unwrap();
+    assert_eq!((config.hang_timeout, config.recycle_connections), (Some(Duration::from_secs(40)), Some(100_000)));
+}
+
+#[test]
+fn a_program_that_knows_nothing_of_everport_shares_listeners_that_are_named() {
+    let listen_fds = |settings: &[(Setting, &str)]| {
+        let mut raw = RawConfig::default();
+        raw.add(Setting::Program, "./server", Source::Flag);
+        raw.set(Setting::Protocol, "listen-fds", Source::Flag);
+        for (setting, text) in settings {
+            raw.set(*setting, *text, Source::Flag);
+        }
+        Config::try_from(raw)
+    };
+    let listen = (Setting::Listen, "127.0.0.1:0");
+    for policy in [&[listen][..], &[listen, (Setting::Policy, "none")]] {
+        assert_eq!(listen_fds(policy).unwrap().policy, Policy::None);
+    }
+    let table = [
+        (&[listen, (Setting::Policy, "rr")][..], r#"invalid --policy "rr": --protocol listen-fds needs policy none: "#),
+        (&[], "no listener: with --protocol listen-fds, name at least one by --listen"),
+        (&[listen, (Setting::HangTimeout, "1s")], r#"invalid --hang-timeout "1s": of no use with "#),
+        (&[listen, (Setting::RecycleConnections, "9")], r#"invalid --recycle-connections "9": of no use with "#),
+    ];
+    for (settings, expected) in table {
+        let error = sentence(listen_fds(settings));
+        assert!(error.starts_with(expected), "{error}");
     }
 }

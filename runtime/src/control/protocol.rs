@@ -7,10 +7,10 @@
 //! | `POST /reload?wait=false` | [`Begun`], at once | 202 |
 //! | `POST /rollback` | [`ReloadRecord`] of the reload that was rolled back; [`Refusal`] if none was under way | 200, 409 |
 //! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
-//! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
 //! | `POST /scale?to=N`, `?up=N`, `?down=N` | [`Scaled`], at once | 200 |
 //! | `POST /pause`, `POST /resume` | [`Pausing`], at once | 200 |
 //! | `POST /kill?worker=ID` | [`Killing`], at once | 200, 404 when there is no such worker |
+//! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
 //! | anything that fails | [`Refusal`] | 400, 404, 405; 503 when the master is stopping, or too busy |
 //!
 //! Names are part of the interface: fields are only added, with `#[serde(default)]`, for a newer command asks an older
@@ -322,15 +322,6 @@ pub(crate) struct Stopping {
     pub(crate) drain_timeout_ms: u64,
 }
 
-/// The log files have been opened again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reopened {
-    /// The files that are new now.
-    pub(crate) files: Vec<String>,
-    /// Why others are still the old ones.
-    pub(crate) failures: Vec<String>,
-}
-
 /// The number of workers has been set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Scaled {
@@ -354,6 +345,15 @@ pub(crate) struct Killing {
     pub(crate) worker: WorkerId,
     pub(crate) slot: Slot,
     pub(crate) generation: Generation,
+}
+
+/// The log files have been opened again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reopened {
+    /// The files that are new now.
+    pub(crate) files: Vec<String>,
+    /// Why others are still the old ones.
+    pub(crate) failures: Vec<String>,
 }
 
 /// Why a request got no other answer.

@@ -10,12 +10,14 @@
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
 //! - `watchdog`: which worker hangs;
 //! - `recycling`: which worker has served enough, and when its turn comes to be replaced;
+//! - `evidence`: when a program that knows nothing of Everport is ready;
 //! - `orders`: scaling, and the pause;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
 
 mod budget;
+mod evidence;
 mod generation;
 mod lifecycle;
 mod listeners;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 pub(crate) use self::budget::Delay;
+pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
 pub(crate) use self::generation::GenerationState;
 pub(crate) use self::master::Machine;
 pub(crate) use self::orders::Scale;

@@ -47,7 +47,7 @@ impl Shell {
         if draining > 0 {
             line += &format!(", {draining} drain");
         }
-        match self.records.reloads().last() {
+        match self.records.reloads().next_back() {
             Some(record) if record.outcome == ReloadOutcome::RolledBack => {
                 let reason = record.reason.as_deref().unwrap_or_default().replace('\n', " ");
                 line + &format!("; the reload to generation {} was rolled back: {reason}", record.generation)

@@ -15,6 +15,7 @@ use super::link::{Link, Order, OrderError, Room};
 use super::measure::resident_memory;
 use super::poller::Source;
 use super::records::Ended;
+use crate::config::Protocol;
 use crate::machine::{Action, ConnectionId, Event, RequestId, Settled, Spread};
 
 impl Shell {
@@ -22,18 +23,26 @@ impl Shell {
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
-            Action::Kill { worker } => self.kill(worker),
+            Action::Kill { worker } => {
+                self.kill(worker);
+                self.kill_foreign(worker);
+            }
             Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
-            Action::Pause { worker } => self.order(worker, ToWorker::Pause.into()),
+            Action::Pause { worker } => {
+                self.order(worker, ToWorker::Pause.into());
+                self.pause_foreign(worker);
+            }
             Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
                 }
                 self.order(worker, ToWorker::Drain.into());
+                self.drain_foreign(worker);
             }
             Action::Forget { worker } => {
                 self.links.remove(&worker);
+                self.foreigners.forget(worker);
                 self.drop_pins();
             }
             Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
@@ -53,6 +62,9 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
+            Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
+            Action::Recycling { worker, why } => self.records.recycling(worker, why),
             Action::StopBegan { at_once } => {
                 self.manager.stopping();
                 match at_once {
@@ -60,28 +72,25 @@ impl Shell {
                     false => info!("stopping gracefully; a second signal stops at once"),
                 }
             }
-            Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
-            Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
-            Action::Recycling { worker, why } => self.records.recycling(worker, why),
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
-            Action::ReloadStarted { generation, tickets } => {
-                self.manager.reloading();
-                self.records.reload_started(generation, &tickets);
-            }
             Action::ReloadDelayed { why } => {
                 // It waits for the end of the reload from now on.
                 self.manager.reloading();
                 self.records.reload_delayed(why);
             }
             Action::MeasureDraining { workers } => self.measure_draining(&workers),
+            Action::ReloadStarted { generation, tickets } => {
+                self.manager.reloading();
+                self.records.reload_started(generation, &tickets);
+            }
             Action::ProbationStarted { generation, until, phases } => {
                 self.records.probation_started(generation, until, phases);
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
-                self.manager.reloaded();
                 self.drop_pins();
+                self.manager.reloaded();
             }
             Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
             Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
@@ -98,7 +107,11 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) {
         let Identity { worker, slot, generation } = identity;
-        match self.try_spawn(identity) {
+        let spawned = match self.config.protocol {
+            Protocol::Everport => self.try_spawn(identity),
+            Protocol::ListenFds => self.try_spawn_foreign(identity),
+        };
+        match spawned {
             Ok(pid) => info!(%worker, %slot, %generation, pid, "worker spawned"),
             Err(error) => {
                 let reason = format!("start {:?}: {error}", self.launcher.program());
@@ -113,7 +126,12 @@ impl Shell {
         let ends = bootstrap::prepare()?;
         let bell = board::bell()?;
         let bells = [bell.try_clone()?, bell];
-        let process = self.launcher.spawn(identity, &ends.inherited, &self.output)?;
+        let inherited = &ends.inherited;
+        let process = self.launcher.spawn(
+            identity.generation,
+            |command, _| inherited.pass_to(command, identity),
+            &self.output,
+        )?;
         let pid = process.pid();
         // This drops the worker's ends, else the master would never see the channel close.
         let link = Link::new(identity, ends, bells, process);

@@ -336,18 +336,23 @@ mod tests {
     use super::super::process::Launcher;
     use super::super::surroundings::Output;
     use super::*;
-    use crate::config::{RawConfig, Setting, Source};
+    use crate::config::{Config, RawConfig, Setting, Source};
 
     #[test]
     fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
         // It keeps its end of the channel open, and reads nothing.
         let mut raw = RawConfig::default();
-        raw.add(Setting::Program, "sleep", Source::Flag);
-        raw.add(Setting::Program, "60", Source::Flag);
+        for word in ["sleep", "60"] {
+            raw.add(Setting::Program, word, Source::Flag);
+        }
+        let config = Config::try_from(raw).unwrap();
         let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
         let ends = bootstrap::prepare().unwrap();
-        let mut launcher = Launcher::new(&raw.try_into().unwrap(), None).unwrap();
-        let process = launcher.spawn(identity, &ends.inherited, &Output::Inherited).unwrap();
+        let mut launcher = Launcher::new(&config, None).unwrap();
+        let inherited = &ends.inherited;
+        let process = launcher
+            .spawn(identity.generation, |command, _| inherited.pass_to(command, identity), &Output::Inherited)
+            .unwrap();
         let bell = || everport_handoff::board::bell().unwrap();
         let mut link = Link::new(identity, ends, [bell(), bell()], process);
         let mut connections = Connections::default();

@@ -11,9 +11,8 @@ use crate::machine::Event;
 impl Shell {
     /// Looks at a worker's figures and tells the machine.
     pub(super) fn measure(&mut self, worker: WorkerId) {
-        let Some(link) = self.links.get(&worker) else { return };
-        let memory = link.process.as_ref().and_then(resident_memory);
-        let taken = link.figures().taken;
+        let memory = self.process(worker).and_then(resident_memory);
+        let taken = self.links.get(&worker).map_or(0, |link| link.figures().taken);
         self.note(Event::Measured { worker, memory, taken });
     }
 }

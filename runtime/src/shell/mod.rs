@@ -10,6 +10,7 @@ mod audit;
 mod clock;
 mod connections;
 mod effects;
+mod foreign;
 mod link;
 mod listeners;
 mod manager;
@@ -39,6 +40,7 @@ use tracing::info;
 
 use self::audit::Audit;
 use self::connections::Connections;
+use self::foreign::Foreigners;
 use self::link::Link;
 use self::listeners::Listeners;
 use self::manager::Manager;
@@ -115,6 +117,8 @@ struct Shell {
     listeners: Listeners,
     connections: Connections,
     links: HashMap<WorkerId, Link>,
+    /// The workers that have no link.
+    foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
     /// Links that found no room for descriptors under way; tried again after a moment.
@@ -140,6 +144,7 @@ impl Shell {
         let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
         let inherited = InheritedSockets::from_env().map_err(Error::io("adopt", &"the sockets of LISTEN_FDS"))?;
         let control = config.control.as_deref().map(Server::start).transpose()?;
+        let foreigners = Foreigners::new(&config).map_err(Error::io("make", &"the socket for READY=1"))?;
         let settings = Settings {
             workers: config.workers.get(),
             ready_timeout: config.ready_timeout,
@@ -170,6 +175,7 @@ impl Shell {
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
+            foreigners,
             staged: Vec::new(),
             starved: BTreeSet::new(),
             records: Records::new(Audit::new(config.audit_file.clone())),
@@ -188,6 +194,9 @@ impl Shell {
 
     fn watch_own_sources(&self) -> nix::Result<()> {
         self.poller.add(&self.signals, Source::Signals)?;
+        if let Some(notices) = self.foreigners.notices() {
+            self.poller.add(notices, Source::Notices)?;
+        }
         match &self.control {
             Some((_, requests)) => self.poller.add(requests, Source::Control),
             None => Ok(()),
@@ -211,13 +220,18 @@ impl Shell {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
         let retry = (!self.starved.is_empty()).then(|| clock::now() + STARVED_RETRY);
-        let deadlines = [self.machine.next_deadline(), retry, self.manager.next_deadline()];
+        let look = self.foreigners.next_look();
+        let deadlines = [self.machine.next_deadline(), retry, look, self.manager.next_deadline()];
         let wait = self.poller.wait(deadlines.into_iter().flatten().min());
         for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
             self.take(ready);
             self.pump();
         }
         let due = |deadline: Instant| deadline <= clock::now();
+        if look.is_some_and(due) {
+            self.look_at_foreigners();
+            self.pump();
+        }
         if retry.is_some_and(due) {
             for worker in std::mem::take(&mut self.starved) {
                 self.use_room(worker);

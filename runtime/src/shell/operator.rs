@@ -1,5 +1,6 @@
 //! What an operator orders by signal or by the control socket beside reload and stop, and the answers.
 
+use everport_handoff::bootstrap::Identity;
 use everport_handoff::id::WorkerId;
 use tracing::info;
 
@@ -39,8 +40,8 @@ impl Shell {
 
     /// Kills one worker, if there is such a one.
     pub(super) fn kill_worker(&mut self, asked_by: &str, worker: WorkerId) -> Option<Killing> {
-        let link = self.links.get(&worker).filter(|link| link.process.is_some())?;
-        let (slot, generation) = (link.identity.slot, link.identity.generation);
+        self.process(worker)?;
+        let Identity { slot, generation, .. } = self.identity(worker)?;
         info!(asked_by, %worker, %slot, %generation, "kill asked");
         self.note(Event::KillAsked { worker });
         self.pump();

@@ -24,6 +24,8 @@ pub(crate) enum Source {
     Signals,
     /// A control client asks.
     Control,
+    /// A program that knows nothing of Everport says something.
+    Notices,
 }
 
 impl Source {
@@ -36,6 +38,7 @@ impl Source {
             Self::Process(id) => (3, id.0),
             Self::Signals => (4, 0),
             Self::Control => (5, 0),
+            Self::Notices => (6, 0),
         };
         id << 3 | kind
     }
@@ -49,7 +52,8 @@ impl Source {
             2 => Self::Bell(WorkerId(id)),
             3 => Self::Process(WorkerId(id)),
             4 => Self::Signals,
-            _ => Self::Control,
+            5 => Self::Control,
+            _ => Self::Notices,
         }
     }
 }
@@ -132,6 +136,7 @@ mod tests {
             Source::Process(WorkerId(1)),
             Source::Signals,
             Source::Control,
+            Source::Notices,
         ];
         for source in sources {
             assert_eq!(Source::decode(source.encode()), source);

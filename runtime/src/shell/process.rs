@@ -14,7 +14,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use everport_handoff::bootstrap::{Identity, Inherited};
 use everport_handoff::id::Generation;
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -31,8 +30,6 @@ use crate::machine::Exit;
 pub(crate) struct Launcher {
     program: OsString,
     arguments: Vec<OsString>,
-    /// Where the master was started, from which a program by a relative path is meant.
-    directory: PathBuf,
     surroundings: Surroundings,
     /// What the generations that have not gone were started from.
     pins: BTreeMap<Generation, Pins>,
@@ -61,11 +58,15 @@ impl Launcher {
             Program::Command { program, arguments } => {
                 let named = format!("the program {program:?}");
                 find(program, &directory).map_err(Error::io("run", &named))?;
-                (program.clone(), arguments.clone())
+                // In whatever directory the workers are to run, the name is meant here.
+                let is_path = program.as_encoded_bytes().contains(&b'/');
+                let moves = is_path && config.directory.is_some();
+                let program = if moves { directory.join(program).into() } else { program.clone() };
+                (program, arguments.clone())
             }
         };
         let surroundings = Surroundings::new(config, &directory, soft_nofile)?;
-        Ok(Self { program, arguments, surroundings, directory, pins: BTreeMap::new() })
+        Ok(Self { program, arguments, surroundings, pins: BTreeMap::new() })
     }
 
     /// The program as it was given.
@@ -78,18 +79,23 @@ impl Launcher {
         &self.surroundings
     }
 
-    /// Starts one worker, in its own process group.
+    /// Starts one worker, in its own process group. `endow` gives it what it inherits, and is told the program's name.
     ///
     /// # Errors
     ///
     /// What fork or exec answered, or the step between the two that failed.
-    pub(super) fn spawn(&mut self, identity: Identity, inherited: &Inherited, output: &Output) -> io::Result<Process> {
-        let pins = self.pins(identity.generation)?;
+    pub(super) fn spawn(
+        &mut self,
+        generation: Generation,
+        endow: impl FnOnce(&mut Command, &OsStr) -> io::Result<()>,
+        output: &Output,
+    ) -> io::Result<Process> {
+        let pins = self.pins(generation)?;
         let (program, directory) = (pins.program.path(), pins.directory.path());
         let mut command = Command::new(program);
-        command.arg0(&self.program).args(&self.arguments).current_dir(directory).process_group(0);
-        let report = self.surroundings.give_to(&mut command, output)?;
-        inherited.pass_to(&mut command, identity)?;
+        command.arg0(&self.program).args(&self.arguments).process_group(0);
+        let report = self.surroundings.give_to(&mut command, &directory, output)?;
+        endow(&mut command, &self.program)?;
         // The child is reaped through its pidfd; dropping std's handle neither waits for it nor kills it.
         let mut child = command.spawn().map_err(|error| report.explain(error))?;
         let pid = Pid::from_child(&child);
@@ -113,7 +119,7 @@ impl Launcher {
         match self.pins.entry(generation) {
             Entry::Occupied(pinned) => Ok(pinned.into_mut()),
             Entry::Vacant(free) => {
-                let program = Pin::program(find(&self.program, &self.directory)?)?;
+                let program = Pin::program(find(&self.program, self.surroundings.directory())?)?;
                 let directory = Pin::directory(self.surroundings.directory().to_owned())?;
                 Ok(free.insert(Pins { program, directory }))
             }
@@ -144,6 +150,14 @@ impl Process {
     pub(crate) fn abort(&self) {
         // It fails only when there is nobody left to abort.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::ABORT);
+    }
+
+    /// Sends a signal to the process alone.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        if let Some(signal) = Signal::from_named_raw(signal as i32) {
+            // It fails only when there is nobody left to signal.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        }
     }
 
     /// Waits for the end of a process that was killed.

@@ -333,7 +333,7 @@ pub(super) fn describe_delay(why: Delay) -> String {
 }
 
 /// How a process ended, in words.
-fn words(exit: Exit) -> String {
+pub(super) fn words(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with code {code}"),
         Exit::Signal(signal) => match signal_hook::low_level::signal_name(signal) {

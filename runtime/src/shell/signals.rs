@@ -5,9 +5,9 @@
 //! | HUP | reload; a graceful stop when the kernel sent it, or when the terminal of the start has gone; started with `nohup`, only a process's HUP counts, and it is a reload |
 //! | TERM, INT | graceful stop; the second one stops at once |
 //! | QUIT | stop at once |
-//! | USR1 | opens the log files again |
 //! | TTIN, TTOU | one worker more, one less |
 //! | WINCH | pause: the workers take no connections until `everport resume` |
+//! | USR1 | opens the log files again |
 //! | USR2 | logs that it is not supported yet |
 //!
 //! CHLD is caught for one reason: if it were ignored, as some parents leave it, no exit status would be kept. PIPE is
@@ -48,12 +48,12 @@ pub(crate) enum Order {
     Reload(Sender),
     /// A graceful stop, or at once. The second graceful one is at once.
     Stop { signal: &'static str, at_once: bool },
-    /// Opening the log files again.
-    Reopen,
     /// Another number of workers.
     Scale { signal: &'static str, to: Scale },
     /// No connections for now.
     Pause { signal: &'static str },
+    /// Opening the log files again.
+    Reopen,
     /// Something that this version cannot do.
     Unsupported { signal: &'static str },
 }

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::link::{Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
+use super::process::Process;
 use super::records::Answer;
 use super::signals::Order as SignalOrder;
 use super::{Shell, orphans};
@@ -49,9 +50,13 @@ impl Shell {
                 }
                 self.hear(worker, MAX_MESSAGES);
             }
-            Source::Process(worker) => self.bury(worker),
+            Source::Process(worker) => {
+                self.bury(worker);
+                self.bury_foreign(worker);
+            }
             Source::Signals => self.obey_signals(),
             Source::Control => self.answer_control(),
+            Source::Notices => self.hear_notices(),
         }
     }
 
@@ -321,7 +326,8 @@ impl Shell {
     /// Reaps the dead that are nobody's, if they come to this process.
     fn reap_orphans(&self) {
         if self.adopts_orphans {
-            let workers: Vec<i32> = self.links.values().filter_map(|link| Some(link.process.as_ref()?.pid())).collect();
+            let linked = self.links.values().filter_map(|link| link.process.as_ref());
+            let workers: Vec<i32> = linked.chain(self.foreigners.processes()).map(Process::pid).collect();
             orphans::reap(|pid| workers.contains(&pid));
         }
     }
@@ -338,9 +344,9 @@ impl Shell {
                     info!(signal, "stop asked");
                     self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
                 }
-                SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
                 SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
+                SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
             // Before the next one is judged: a second order to stop is another thing than the first.

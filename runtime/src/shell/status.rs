@@ -106,7 +106,8 @@ impl Shell {
 
     fn worker(&self, view: WorkerView) -> WorkerStatus {
         let link = self.links.get(&view.worker);
-        let pid = link.and_then(|link| link.process.as_ref()).and_then(|process| u32::try_from(process.pid()).ok());
+        let process = self.process(view.worker);
+        let pid = process.and_then(|process| u32::try_from(process.pid()).ok());
         WorkerStatus {
             worker: view.worker,
             slot: view.slot,
@@ -126,7 +127,7 @@ impl Shell {
             since_seconds: seconds_since(view.state.since()),
             deadline_in_seconds: view.state.deadline().map(seconds_until),
             uptime_seconds: seconds_since(view.started),
-            memory_bytes: link.and_then(|link| link.process.as_ref()).and_then(resident_memory),
+            memory_bytes: process.and_then(resident_memory),
             restarts: u64::from(view.restarts),
             active: link.map_or(0, |link| link.figures().active),
             guards: link.map_or(0, |link| link.figures().guards),

@@ -1,5 +1,5 @@
-//! What a worker's process finds around it, apart from its program and its link to the master: environment, privileges, and
-//! where its output goes; and which directory it works in.
+//! What a worker's process finds around it, apart from its program and its link to the master: working directory,
+//! environment, privileges, and where its output goes.
 
 use std::fs;
 use std::io;
@@ -71,19 +71,20 @@ impl Surroundings {
         Ok(Self { directory, variables, privileges: WorkerPrivileges::resolve(config, soft_nofile)? })
     }
 
-    /// The workers' working directory.
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Whether workers run as another user than the master, and are trusted less.
     pub(super) fn is_other_user(&self) -> bool {
         self.privileges.is_other_user()
     }
 
-    /// Makes `command` start in these surroundings, with /dev/null as its standard input.
-    pub(super) fn give_to(&self, command: &mut Command, output: &Output) -> io::Result<Report> {
-        command.stdin(Stdio::null());
+    /// The working directory, as it was given.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes `command` start in these surroundings, with /dev/null as its standard input. `directory` is a path to the
+    /// working directory as it was when the worker's generation started.
+    pub(super) fn give_to(&self, command: &mut Command, directory: &Path, output: &Output) -> io::Result<Report> {
+        command.current_dir(directory).stdin(Stdio::null());
         for variable in master_environment() {
             command.env_remove(variable);
         }
