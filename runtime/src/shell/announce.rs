@@ -8,6 +8,19 @@ use crate::control::protocol::{MasterState, ReloadOutcome};
 use crate::machine::{Action, GenerationState, WorkerState};
 
 impl Shell {
+    /// Notes whether an action is news to the outside, and tells the service manager of those that it must not miss, however
+    /// soon the next one follows.
+    pub(super) fn note_news(&mut self, action: &Action) {
+        self.has_news |= !is_traffic(action);
+        match action {
+            // It waits for the end of a delayed one too.
+            Action::ReloadStarted { .. } | Action::ReloadDelayed { .. } => self.manager.reloading(),
+            Action::ReloadEnded { .. } => self.manager.reloaded(),
+            Action::StopBegan { .. } => self.manager.stopping(),
+            _ => {}
+        }
+    }
+
     /// Says what has changed since the last time.
     pub(super) fn announce_state(&mut self) {
         if std::mem::take(&mut self.has_news) {
@@ -58,7 +71,7 @@ impl Shell {
 }
 
 /// Whether an action is about connections and says nothing of workers and generations.
-pub(super) fn is_traffic(action: &Action) -> bool {
+fn is_traffic(action: &Action) -> bool {
     matches!(
         action,
         Action::StartAccepting { .. }
