@@ -10,7 +10,7 @@ mod cli; // The `everport` command, and every way to start it wrongly.
 mod config; // The configuration file.
 mod control; // The control socket.
 mod crash; // A worker, or the master, is gone from one moment to the next.
-mod daemon; // A master that lives for years: log files, the background, service managers, containers.
+mod daemon; // A master that lives for years: its log files, and its life in the background.
 mod drain; // What becomes of work under way.
 mod examples; // The programs that people copy.
 mod foreign; // Programs that know nothing of Everport.
@@ -22,6 +22,7 @@ mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
 mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
+mod service; // A master under a service manager, and as process 1 of a container.
 mod signals; // What signals do, to the master and to workers.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.

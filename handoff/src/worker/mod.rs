@@ -18,6 +18,7 @@ pub(crate) mod link;
 pub(crate) mod port;
 mod process;
 pub(crate) mod state;
+mod streams;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tie;

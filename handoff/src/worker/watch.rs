@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::deadlines::{Deadlines, Exit, Seen};
 use super::link::Link;
+use super::streams::Streams;
 use crate::board;
 
 /// It only polls, reads the channel and writes the log.
@@ -30,6 +31,7 @@ pub(super) fn start(link: Arc<Link>, leave: UnixStream, exit: impl FnOnce(Exit) 
 /// Watches until the process must end.
 fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
     let mut deadlines = Deadlines::new(now());
+    let mut streams = Streams::look();
     loop {
         let state = *link.state();
         let (asked, busy) = (link.is_drain_watched(), link.left().work);
@@ -49,14 +51,19 @@ fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
         let channel = PollFd::new(&link.channel, PollFlags::empty());
         let leaving = PollFd::new(&leave, PollFlags::IN);
         let alarm = PollFd::new(&link.alarm, PollFlags::IN);
-        let mut fds = [leaving, alarm, channel];
-        let watched = if state.is_lost() { &mut fds[..2] } else { &mut fds[..] };
-        if let Err(error) = poll(watched, Some(&until(turn.next)))
+        let mut fds = vec![leaving, alarm];
+        match state.is_lost() {
+            true => fds.extend(streams.watched()),
+            false => fds.push(channel),
+        }
+        if let Err(error) = poll(&mut fds, Some(&until(turn.next)))
             && error != rustix::io::Errno::INTR
         {
             tracing::debug!(%error, "watch the master");
         }
-        let [leaving, alarm, channel] = fds.map(|fd| !fd.revents().is_empty());
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let (leaving, alarm) = (is_ready(&fds[0]), is_ready(&fds[1]));
+        let ended = fds[2..].iter().any(is_ready);
         if alarm {
             board::silence(link.alarm.as_fd());
         }
@@ -65,8 +72,14 @@ fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
             let _ = rustix::io::read(&leave, &mut [0_u8; 64]);
             link.leave();
         }
-        if channel && !state.is_lost() {
-            link.lose_master();
+        match state.is_lost() {
+            false if ended => link.lose_master(),
+            true if ended => {
+                if let Err(error) = streams.let_go() {
+                    tracing::debug!(%error, "let go of the pipes to the master");
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -8,6 +8,19 @@ use crate::control::protocol::{MasterState, ReloadOutcome};
 use crate::machine::{Action, GenerationState, WorkerState};
 
 impl Shell {
+    /// Notes whether an action is news to the outside, and tells the service manager of those that it must not miss, however
+    /// soon the next one follows.
+    pub(super) fn note_news(&mut self, action: &Action) {
+        self.has_news |= !is_traffic(action);
+        match action {
+            // It waits for the end of a delayed one too.
+            Action::ReloadStarted { .. } | Action::ReloadDelayed { .. } => self.manager.reloading(),
+            Action::ReloadEnded { .. } => self.manager.reloaded(),
+            Action::StopBegan { .. } => self.manager.stopping(),
+            _ => {}
+        }
+    }
+
     /// Says what has changed since the last time.
     pub(super) fn announce_state(&mut self) {
         if std::mem::take(&mut self.has_news) {
@@ -34,8 +47,8 @@ impl Shell {
 
     /// Generation and counts, and the last reload if it failed.
     fn state_in_a_line(&self) -> String {
-        let is_active = |state| matches!(state, GenerationState::Active { .. });
-        let generation = self.machine.generations().filter(|(_, state)| is_active(*state)).last();
+        let serves = |state| matches!(state, GenerationState::Active { .. } | GenerationState::Probation { .. });
+        let generation = self.machine.generations().filter(|(_, state)| serves(*state)).last();
         let count =
             |wanted: fn(&WorkerState) -> bool| self.machine.workers().filter(|view| wanted(&view.state)).count();
         let active = count(|state| matches!(state, WorkerState::Active { .. }));
@@ -58,7 +71,7 @@ impl Shell {
 }
 
 /// Whether an action is about connections and says nothing of workers and generations.
-pub(super) fn is_traffic(action: &Action) -> bool {
+fn is_traffic(action: &Action) -> bool {
     matches!(
         action,
         Action::StartAccepting { .. }

@@ -68,21 +68,13 @@ impl Shell {
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
             Action::Recycling { worker, why } => self.records.recycling(worker, why),
-            Action::StopBegan { at_once } => {
-                self.manager.stopping();
-                match at_once {
-                    true => info!("stopping at once"),
-                    false => info!("stopping gracefully; a second signal stops at once"),
-                }
-            }
+            Action::StopBegan { at_once: true } => info!("stopping at once"),
+            Action::StopBegan { at_once: false } => info!("stopping gracefully; a second signal stops at once"),
             Action::WarnUnclaimed { listener } => self.warn_unclaimed(listener),
             Action::ReloadDelayed { why } => self.records.reload_delayed(why),
             Action::MeasureDraining { workers } => self.measure_draining(&workers),
             Action::Prepare { generation } => self.prepare(generation),
-            Action::ReloadStarted { generation, tickets } => {
-                self.manager.reloading();
-                self.records.reload_started(generation, &tickets);
-            }
+            Action::ReloadStarted { generation, tickets } => self.records.reload_started(generation, &tickets),
             Action::ProbationStarted { generation, until, phases } => {
                 self.records.probation_started(generation, until, phases);
             }
@@ -91,7 +83,6 @@ impl Shell {
                 self.plans.reload_ended(generation, outcome == Outcome::Committed);
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
                 self.drop_pins();
-                self.manager.reloaded();
             }
             Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
             Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),

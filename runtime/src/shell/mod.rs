@@ -214,7 +214,7 @@ impl Shell {
         while let Some(event) = self.events.pop_front() {
             self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
-                self.has_news |= !announce::is_traffic(&action);
+                self.note_news(&action);
                 self.carry_out(action);
             }
         }
