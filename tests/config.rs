@@ -239,3 +239,25 @@ fn a_listener_that_is_removed_serves_everybody_until_it_is_gone() {
         master.stop();
     }
 }
+
+#[test]
+fn a_relative_path_begins_where_the_master_was_started_by_the_name_that_it_had() {
+    let setup = Setup::program(CLI, &["run", "--config", "everport.toml"]).unset("EVERPORT_WORKERS");
+    let release = |name: &str, workers: u32| {
+        let folder = setup.folder().join(name);
+        fs::create_dir(&folder).expect("the folder is ours");
+        File::of(&folder, &format!("{}workers = {workers}\n", program(&["127.0.0.1:0"])));
+        folder
+    };
+    let (first, second) = (release("first", 1), release("second", 2));
+    let current = setup.folder().join("current");
+    std::os::unix::fs::symlink(&first, &current).expect("the folder is ours");
+    let master = setup.working_directory(current.as_path()).start();
+    assert_eq!(master.settle(1).workers().len(), 1);
+    let draft = current.with_extension("new");
+    std::os::unix::fs::symlink(&second, &draft).expect("the folder is ours");
+    fs::rename(&draft, &current).expect("the folder is ours");
+    master.reload_well();
+    master.settle(2);
+    master.stop();
+}

@@ -47,7 +47,6 @@ pub(crate) enum Program {
 
 /// The settings of a master. What they are for, their defaults and the reasons for those: `ops/configuration.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "landed at once for everything that is to use them")]
 pub(crate) struct Config {
     pub(crate) program: Program,
     /// The listeners that are bound at start. Workers may ask for more.
