@@ -228,6 +228,7 @@ fn a_sandboxed_worker_reads_and_writes_where_it_may_and_nowhere_else() {
     assert_eq!(ask("write", "read/new"), denied);
     assert_eq!(ask("read", "write/file"), "ok");
     assert_eq!(ask("write", "write/new"), "ok");
+    assert_eq!(ask("write", "/dev/null"), "ok");
     assert_eq!(ask("read", "other/file"), denied);
     assert_eq!(ask("write", "other/file"), denied);
     let pid = line.who().pid;

@@ -13,7 +13,7 @@ impl Shell {
         if std::mem::take(&mut self.has_news) {
             let state = self.state();
             let before = std::mem::replace(&mut self.announced, state);
-            if before == MasterState::Starting && matches!(state, MasterState::Running | MasterState::Reloading) {
+            if before == MasterState::Starting && !matches!(state, MasterState::Starting | MasterState::Stopping) {
                 self.serves();
             }
             let line = self.state_in_a_line();

@@ -11,7 +11,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use everport_handoff::privileges::{Account, Privileges};
 use landlock::{
@@ -139,7 +139,8 @@ impl WorkerPrivileges {
         })
     }
 
-    /// A ruleset that allows to read and run what is below `read`, and everything below `write`; none without either.
+    /// A ruleset that allows to read and run what is below `read`, and everything below `write` and with /dev/null, which
+    /// gives nothing away; none without either.
     fn ruleset(&self) -> Result<Option<OwnedFd>, PrivilegeError> {
         if self.read.is_empty() && self.write.is_empty() {
             return Ok(None);
@@ -152,11 +153,11 @@ impl WorkerPrivileges {
             .handle_access(AccessFs::from_all(NEWEST))
             .map_err(PrivilegeError::Sandbox)?;
         let mut ruleset = handled.create().map_err(PrivilegeError::Sandbox)?;
-        for (paths, access) in [(&self.read, AccessFs::from_read(NEWEST)), (&self.write, AccessFs::from_all(NEWEST))] {
-            for path in paths {
-                let path = PathFd::new(path).map_err(PrivilegeError::SandboxPath)?;
-                ruleset = ruleset.add_rule(PathBeneath::new(path, access)).map_err(PrivilegeError::Sandbox)?;
-            }
+        let read = self.read.iter().map(|path| (path.as_path(), AccessFs::from_read(NEWEST)));
+        let write = self.write.iter().map(PathBuf::as_path).chain([Path::new("/dev/null")]);
+        for (path, access) in read.chain(write.map(|path| (path, AccessFs::from_all(NEWEST)))) {
+            let path = PathFd::new(path).map_err(PrivilegeError::SandboxPath)?;
+            ruleset = ruleset.add_rule(PathBeneath::new(path, access)).map_err(PrivilegeError::Sandbox)?;
         }
         Ok(ruleset.into())
     }
