@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use crate::harness::setup::{CLI, WORKER};
-use crate::harness::{Ended, Line, Master, Setup, soon};
+use crate::harness::{Ended, Line, Master, Setup, http, soon};
 
 /// A file that the test writes.
 struct File(PathBuf);
@@ -259,5 +259,26 @@ fn a_relative_path_begins_where_the_master_was_started_by_the_name_that_it_had()
     fs::rename(&draft, &current).expect("the folder is ours");
     master.reload_well();
     master.settle(2);
+    master.stop();
+}
+
+/// It gets what its file names, and nothing that only another generation has.
+#[test]
+fn a_program_that_knows_nothing_of_everport_gets_the_listeners_of_its_file() {
+    let server = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/foreign/server.py");
+    let head = format!("program = [\"python3\", {server:?}]\nworkers = 1\nprotocol = \"listen-fds\"\n");
+    let listener = |name: &str| format!("[[listener]]\nname = \"{name}\"\naddress = \"127.0.0.1:0\"\n");
+    let (master, file) = start(&format!("{head}{}", listener("old")));
+    let old = address_of(&master, "old");
+    // The process, its generation, and the names of its listeners.
+    let says = |address, words: &str| http::get(address, "/").expect("an answer").text().ends_with(words);
+    assert!(says(old, " 1 old\n"));
+    file.write(&format!("{head}{}", listener("new")));
+    master.reload_well();
+    assert!(says(address_of(&master, "new"), " 2 new\n"));
+    master.settle(1);
+    assert_eq!(master.addresses().len(), 1);
+    let refused = Line::try_connect(old).expect_err("the listener has gone");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     master.stop();
 }
