@@ -32,7 +32,7 @@ use super::process::Process;
 use super::records::words;
 use super::{Shell, clock};
 use crate::config::{Config, Protocol, Readiness};
-use crate::machine::{Event, Evidence, Exit, Proof, RequestId, Rule, View};
+use crate::machine::{Event, Evidence, Proof, RequestId, Rule, View};
 
 /// The pause between two looks at programs that start: shorter than anybody notices, and long beside the part of a
 /// millisecond that a look takes.
@@ -276,15 +276,7 @@ impl Shell {
         let Some(process) = &foreigner.process else { return };
         // As long as it is not reaped, the number of the group is its own.
         process.kill();
-        let exit = match process.reap() {
-            Ok(Some(exit)) => exit,
-            Ok(None) => return,
-            // The exit status went elsewhere: somebody else in this process waits for all children.
-            Err(error) => {
-                warn!(%worker, %error, "exit status lost");
-                Exit::Code(-1)
-            }
-        };
+        let Some(exit) = process.reap() else { return };
         let Identity { slot, generation, .. } = foreigner.identity;
         info!(%worker, %slot, %generation, pid = process.pid(), exit = words(exit), "worker exited");
         self.poller.remove(process);

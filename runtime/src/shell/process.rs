@@ -17,6 +17,7 @@ use std::process::Command;
 use everport_handoff::id::Generation;
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use tracing::warn;
 
 use super::pin::Pin;
 use super::surroundings::{Output, Surroundings};
@@ -200,13 +201,19 @@ impl Process {
     }
 
     /// Reaps the process if it has ended.
-    pub(crate) fn reap(&self) -> io::Result<Option<Exit>> {
-        let status =
-            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
-        Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
-        }))
+    pub(crate) fn reap(&self) -> Option<Exit> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(status) => status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+            }),
+            // The exit status went elsewhere: somebody else in this process waits for all children.
+            Err(error) => {
+                warn!(pid = self.pid(), %error, "exit status lost");
+                Some(Exit::Code(-1))
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::config::Readiness;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
-use crate::machine::{ConnectionId, Event, Exit, GenerationState, RequestId, Settled};
+use crate::machine::{ConnectionId, Event, GenerationState, RequestId, Settled};
 
 /// How many connections one turn accepts from one listener, so that other sources get their turn.
 const MAX_ACCEPTS: usize = 64;
@@ -312,15 +312,7 @@ impl Shell {
     fn bury(&mut self, worker: WorkerId) {
         let Some(link) = self.links.get_mut(&worker) else { return };
         let Some(process) = &link.process else { return };
-        let exit = match process.reap() {
-            Ok(Some(exit)) => exit,
-            Ok(None) => return,
-            // The exit status went elsewhere: somebody else in this process waits for all children.
-            Err(error) => {
-                warn!(%worker, %error, "exit status lost");
-                Exit::Code(-1)
-            }
-        };
+        let Some(exit) = process.reap() else { return };
         let pid = process.pid();
         self.poller.remove(process);
         self.poller.remove(&link.bell);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use everport_handoff::id::WorkerId;
 
 use super::super::*;
+use super::is_in_the_architecture;
 use super::world::{Mood, World};
 
 const STATES: [&str; 10] =
@@ -119,13 +120,5 @@ fn after(state: &str, event: &str) -> &'static str {
 
 #[test]
 fn the_table_of_worker_states_in_the_architecture_is_true() {
-    let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let head = std::iter::once("worker".to_owned()).chain(EVENTS.map(str::to_owned)).collect();
-    let mut table = row(head) + &row(vec!["---".to_owned(); EVENTS.len() + 1]).replace(' ', "");
-    for state in STATES {
-        let cells = EVENTS.iter().map(|event| after(state, event).to_owned());
-        table += &row(std::iter::once(format!("**{state}**")).chain(cells).collect()).replace("  ", " ");
-    }
-    let architecture = include_str!("../../../../ARCHITECTURE.md");
-    assert!(architecture.contains(&table), "ARCHITECTURE.md shall have:\n{table}");
+    is_in_the_architecture("worker", &STATES, &EVENTS, after);
 }
