@@ -7,6 +7,9 @@
 //! | 9 | 72..80 | worker | active connections |
 //! | 10 | 80..88 | worker | guards: other work that keeps the worker alive |
 //! | 11 | 88..96 | worker | connections taken, in total |
+//! | 12 | 96..104 | worker | requests in progress, where the worker can tell |
+//! | 13 | 104..112 | worker | when its oldest connection began: milliseconds of the monotonic clock, 0 for none |
+//! | 14 | 112..120 | worker | connections that it closed at the soft deadline |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
 //! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!

@@ -8,12 +8,14 @@
 //! | `CloseListener` | worker | - | - |
 //! | `Leave` | worker | - | `Drain`, once a replacement is ready |
 //! | `Drained` | worker, once | - | - |
+//! | `Handover` | worker | the socket, and a memfd if the parcel is in one | `HandedOver` |
 //! | `Welcome` | master, first | the bell | - |
 //! | `Listening` | master | the listener, if it is shared | - |
-//! | `Offer` | master | one for each offer | on the board |
+//! | `Offer` | master | for each offer the socket, and a memfd if its parcel is in one | on the board |
 //! | `Activate` `Pause` | master | - | - |
 //! | `Drain` | master | - | `Drained` |
 //! | `Beat` | master | - | on the board |
+//! | `HandedOver` | master | the socket, if it is returned | - |
 //!
 //! A packet is one byte that counts its descriptors and a message in postcard's encoding. New messages go to the end of
 //! the enum and are sent only when the agreed version has them; the fields of a message never change.
@@ -35,6 +37,16 @@ pub const OLDEST: u16 = 1;
 
 /// The longest packet in bytes. What is longer travels in a sealed memfd, for a socket holds only few such packets.
 pub const MAX_PACKET: usize = 16 * 1024;
+
+/// The longest parcel in bytes that travels in the message itself; a longer one is in a sealed memfd.
+pub const MAX_INLINE: usize = 8 * 1024;
+
+/// The longest parcel in bytes: what hyper reads ahead at most, and more than a session should have to say.
+pub const MAX_PARCEL: usize = 1024 * 1024;
+
+/// How many handovers of one worker may be under way at once: enough that the way through the master costs no time, and
+/// little enough that new connections are not held up by those that move.
+pub const MAX_HANDOVERS: usize = 64;
 
 /// How many offers one message carries at most: with the longest peer names they still fit into a packet.
 pub const MAX_OFFERS: usize = 64;
@@ -69,6 +81,62 @@ pub enum ToMaster {
     Leave,
     /// No connection and no guard is left after `Drain`.
     Drained,
+    /// Gives a live connection to another worker. The worker has closed its own copy; it still counts the connection until
+    /// `HandedOver`.
+    Handover {
+        /// The worker's number for this handover.
+        id: HandoverId,
+        /// The listener that it came in by.
+        listener: ListenerId,
+        /// The client's address.
+        peer: SocketName,
+        /// The offer by which this worker had it, if the master still had its copy then.
+        offer: Option<OfferId>,
+        /// What goes with it.
+        parcel: Parcel,
+    },
+}
+
+/// A worker's number for one of its handovers; it is not used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HandoverId(pub u64);
+
+/// What goes with a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Parcel {
+    /// Nothing: it was never read from.
+    Nothing,
+    /// Bytes that were read and not used. Whoever takes the connection serves it as a new one, these bytes first.
+    Unread(Data),
+    /// The state of an application. Only a worker that knows this version takes the connection.
+    State {
+        /// What the application calls the form of these bytes.
+        version: u32,
+        /// The state.
+        data: Data,
+    },
+}
+
+/// Bytes of a parcel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Data {
+    /// At most [`MAX_INLINE`].
+    Inline(Vec<u8>),
+    /// In a sealed memfd, which follows the socket; at most [`MAX_PARCEL`].
+    Memfd {
+        /// How many.
+        length: u32,
+    },
+}
+
+impl Parcel {
+    /// How many descriptors a connection with this parcel has.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Unread(Data::Memfd { .. }) | Self::State { data: Data::Memfd { .. }, .. } => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// From master to worker.
@@ -101,10 +169,31 @@ pub enum ToWorker {
     Activate,
     /// The worker stops accepting and stays warm.
     Pause,
-    /// The worker takes nothing more and finishes what it has, or is killed when its time is over.
-    Drain,
+    /// The worker takes nothing more, hands over and finishes what it has, and is killed when its time is over.
+    Drain {
+        /// Whether others may take its connections over.
+        successor: bool,
+        /// After this, the soft deadline, connections on which nothing is under way are closed gently.
+        grace: Duration,
+    },
     /// The master wants to see the heartbeat move.
     Beat,
+    /// What became of a handover.
+    HandedOver {
+        /// Which.
+        id: HandoverId,
+        /// How it ended.
+        outcome: HandoverOutcome,
+    },
+}
+
+/// How a handover ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandoverOutcome {
+    /// Another worker has taken the connection.
+    Moved,
+    /// Nobody could take it: the socket comes back with this message, and the worker is its owner again.
+    Returned,
 }
 
 /// A listener as a worker knows it.
@@ -136,6 +225,8 @@ pub struct Offer {
     pub listener: ListenerId,
     /// The client's address.
     pub peer: SocketName,
+    /// What another worker gave with it.
+    pub parcel: Parcel,
 }
 
 /// Encodes a message that comes with `fds` descriptors into `buffer`.
@@ -186,10 +277,11 @@ mod tests {
             id: OfferId { index: 3, sequence: 300 },
             listener: ListenerId(1),
             peer: SocketName::Inet(([127, 0, 0, 1], 80).into()),
+            parcel: Parcel::Nothing,
         };
         assert_eq!(
             bytes(&ToWorker::Offer { offers: vec![offer] }, 1),
-            [1, 2, 1, 3, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80]
+            [1, 2, 1, 3, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80, 0]
         );
     }
 
@@ -199,9 +291,22 @@ mod tests {
             id: OfferId { index: u16::MAX, sequence: u64::MAX },
             listener: ListenerId(u32::MAX),
             peer: SocketName::Path(PathBuf::from("x".repeat(108))),
+            parcel: Parcel::Nothing,
         };
         let message = ToWorker::Offer { offers: vec![offer; MAX_OFFERS] };
         assert!(bytes(&message, MAX_OFFERS as u8).len() < MAX_PACKET);
+    }
+
+    #[test]
+    fn the_longest_inline_parcel_fits_into_a_packet() {
+        let message = ToMaster::Handover {
+            id: HandoverId(u64::MAX),
+            listener: ListenerId(u32::MAX),
+            peer: SocketName::Path(PathBuf::from("x".repeat(108))),
+            offer: Some(OfferId { index: u16::MAX, sequence: u64::MAX }),
+            parcel: Parcel::State { version: u32::MAX, data: Data::Inline(vec![0xff; MAX_INLINE]) },
+        };
+        assert!(bytes(&message, 1).len() < MAX_PACKET);
     }
 
     #[test]

@@ -94,11 +94,12 @@ impl Link {
                 self.turn_to(State::Paused);
                 self.give_back_all();
             }
-            ToWorker::Drain => self.drain(),
+            ToWorker::Drain { .. } => self.drain(),
             ToWorker::Beat => {
                 self.board().beat();
                 self.release_revoked();
             }
+            ToWorker::HandedOver { .. } => {}
         }
         Ok(())
     }
@@ -162,7 +163,7 @@ impl Link {
     /// Puts offers into their listeners' queues. Those whose descriptor did not arrive are refused, and they are the last.
     fn offered(&self, offers: Vec<Offer>, fds: Vec<OwnedFd>) {
         let mut sockets = fds.into_iter();
-        for Offer { id, listener, peer } in offers {
+        for Offer { id, listener, peer, .. } in offers {
             let inbox = self.desk().listeners.get(&listener).cloned();
             match (sockets.next(), inbox) {
                 (Some(socket), Some(inbox)) => {

@@ -36,8 +36,9 @@ impl Shell {
             Action::Drain { worker, .. } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.active_at_drain = Some(link.figures().active);
+                    let grace = self.plans.of(link.identity.generation).config.drain_grace;
+                    self.order(worker, ToWorker::Drain { successor: false, grace }.into());
                 }
-                self.order(worker, ToWorker::Drain.into());
                 self.drain_foreign(worker);
             }
             Action::Forget { worker } => {

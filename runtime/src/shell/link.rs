@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
 use everport_handoff::bootstrap::{Identity, MasterEnds};
 use everport_handoff::channel::Channel;
-use everport_handoff::message::{MAX_OFFERS, Offer, ToWorker};
+use everport_handoff::message::{MAX_OFFERS, Offer, Parcel, ToWorker};
 use everport_handoff::offer::Reading;
 
 use super::connections::Connections;
@@ -248,7 +248,12 @@ impl Link {
                 debug_assert!(false, "a staged offer has a word and a socket");
                 continue;
             };
-            offers.push(Offer { id: placed.id, listener: held.listener, peer: held.peer.clone() });
+            offers.push(Offer {
+                id: placed.id,
+                listener: held.listener,
+                peer: held.peer.clone(),
+                parcel: Parcel::Nothing,
+            });
             fds.push(held.socket.as_fd());
         }
         self.channel.send(&ToWorker::Offer { offers }, &fds)

@@ -159,7 +159,12 @@ impl Master {
     /// Returns when the worker has obeyed everything that was said: it refuses an offer that comes after it.
     async fn sync(&mut self) {
         let id = self.board.offer().unwrap().unwrap();
-        let offer = Offer { id, listener: NOBODYS, peer: crate::name::SocketName::Unnamed };
+        let offer = Offer {
+            id,
+            listener: NOBODYS,
+            peer: crate::name::SocketName::Unnamed,
+            parcel: crate::message::Parcel::Nothing,
+        };
         self.say(&ToWorker::Offer { offers: vec![offer] }, &[]);
         assert_eq!(self.moved(id, Reading::Offered).await, Reading::Refused);
         self.board.free(id);
@@ -167,7 +172,7 @@ impl Master {
 
     /// Drains the worker.
     async fn drain(&mut self) {
-        self.say(&ToWorker::Drain, &[]);
+        self.say(&ToWorker::Drain { successor: false, grace: Duration::from_secs(10) }, &[]);
         self.sync().await;
     }
 }
@@ -182,7 +187,7 @@ impl Connection {
     }
 
     fn as_offer(&self, id: OfferId, listener: ListenerId) -> Offer {
-        Offer { id, listener, peer: self.client.local_addr().unwrap().into() }
+        Offer { id, listener, peer: self.client.local_addr().unwrap().into(), parcel: crate::message::Parcel::Nothing }
     }
 
     /// Whether the client sees the end of the connection, now.
