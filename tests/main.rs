@@ -7,6 +7,7 @@ mod harness;
 
 mod backpressure; // What the master does with more than it can give away.
 mod cli; // The `everport` command, and every way to start it wrongly.
+mod clients; // The clients themselves: that they notice what they should.
 mod config; // The configuration file.
 mod control; // The control socket.
 mod crash; // A worker, or the master, is gone from one moment to the next.

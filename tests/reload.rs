@@ -1,14 +1,13 @@
 //! Generations: a reload is committed, or it is rolled back, and clients notice neither.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::load::{Kind, Load, Tally};
+use crate::harness::clients::{Kind, Load};
 use crate::harness::setup::{CLI, WORKER};
 use crate::harness::{Line, Master, Setup, http, process, soon};
 
@@ -64,33 +63,22 @@ fn with_no_worker_alive_clients_wait_for_the_next_one() {
     }
 }
 
+const CLIENTS: [(Kind, usize); 5] =
+    [(Kind::Busy, 32), (Kind::Idle, 64), (Kind::Fresh, 16), (Kind::Slow, 4), (Kind::Upload, 4)];
+
 /// parallel/test-cluster-send-socket-to-worker-http-server.js, at length: plain `axum::serve`, clients that never retry.
 fn ten_reloads_under_load(policy: &str) {
-    let full = std::env::var_os("EVERPORT_SOAK").is_some();
-    let between = Duration::from_millis(if full { 1900 } else { 600 });
     let master = Setup::web().policy(policy).start();
-    let load = Load::start(master.address(), &[(Kind::Fresh, 16), (Kind::Slow, 4), (Kind::Kept, 32)]);
+    let load = Load::start(master.address(), &CLIENTS);
     for _ in 0..10 {
-        // The pause in which the clients work, so that each reload meets them in full swing.
-        master.log.pass(between);
+        // So that each reload meets them in full swing.
+        load.go_on(&[(Kind::Busy, 320), (Kind::Idle, 32), (Kind::Fresh, 160), (Kind::Slow, 1), (Kind::Upload, 4)]);
         master.reload_well();
     }
-    master.log.pass(between);
-    let tallies = load.finish();
-    assert_unharmed(&tallies);
+    load.go_on(&CLIENTS);
+    load.finish().assert_nothing_lost();
     master.settle(2);
     master.check();
-}
-
-pub(crate) fn assert_unharmed(tallies: &BTreeMap<Kind, Tally>) {
-    for (kind, tally) in tallies {
-        let good = tally.answered > 0
-            && tally.not_ok == 0
-            && tally.failures.is_empty()
-            && tally.stalled == 0
-            && (*kind == Kind::Kept || tally.closed_between == 0);
-        assert!(good, "{kind:?} clients: {tally:#?}");
-    }
 }
 
 #[test]
