@@ -210,7 +210,7 @@ impl Shell {
     fn heed(&mut self, worker: WorkerId, received: Received<ToMaster>) {
         let Some(link) = self.links.get(&worker) else { return };
         let has_descriptors = matches!(received.message, ToMaster::Handover { .. });
-        if !has_descriptors && !received.fds.is_empty() || !has_descriptors && received.missing > 0 {
+        if !has_descriptors && (!received.fds.is_empty() || received.missing > 0) {
             return self.broke(worker, "it sent descriptors with a message that has none".to_owned());
         }
         let agreed = link.talk == Talk::Agreed;
