@@ -27,16 +27,20 @@
 //! - of UDP sockets `ready`, `async_io`, `peek`, `peek_sender`, and TOS, traffic class and device: use the descriptor.
 
 mod bind;
+mod handover;
 mod kind;
 mod listener;
+mod resumed;
 mod split;
 mod stream;
 pub mod tcp;
 mod udp;
 pub mod unix;
+mod unread;
 
 pub use kind::{Kind, Tcp, Unix};
 pub use listener::Listener;
+pub use resumed::Resumed;
 pub use stream::Stream;
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
