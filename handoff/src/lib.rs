@@ -47,6 +47,8 @@ pub mod name;
 pub mod net;
 pub mod offer;
 pub mod privileges;
+#[cfg(feature = "http")]
+pub mod serve;
 pub mod socket;
 mod sys;
 pub mod worker;

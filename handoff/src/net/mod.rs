@@ -26,6 +26,8 @@
 //! - `UnixStream::pair`: use tokio's;
 //! - of UDP sockets `ready`, `async_io`, `peek`, `peek_sender`, and TOS, traffic class and device: use the descriptor.
 
+#[cfg(any(feature = "axum", feature = "http"))]
+mod accepting;
 mod bind;
 mod kind;
 mod listener;
@@ -35,6 +37,8 @@ pub mod tcp;
 mod udp;
 pub mod unix;
 
+#[cfg(any(feature = "axum", feature = "http"))]
+pub(crate) use accepting::{ACCEPT_RETRY, is_the_clients};
 pub use kind::{Kind, Tcp, Unix};
 pub use listener::Listener;
 pub use stream::Stream;

@@ -1,0 +1,29 @@
+//! What a connection must be able to do besides reading and writing: to move to another worker.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::net::{Kind, Stream};
+
+/// A connection's IO.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
+    /// Gives the connection to another worker, which reads these bytes first.
+    fn hand_over(self, unread: Bytes) -> impl Future<Output = Outcome<Self>> + Send;
+}
+
+/// What became of a handover.
+#[derive(Debug)]
+pub(super) enum Outcome<I> {
+    /// The connection is no more in this process.
+    Gone,
+    /// Nobody could take it.
+    Returned(I, Bytes),
+}
+
+impl<K: Kind> Transport for Stream<K> {
+    async fn hand_over(self, unread: Bytes) -> Outcome<Self> {
+        Outcome::Returned(self, unread)
+    }
+}
