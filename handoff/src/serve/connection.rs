@@ -85,7 +85,7 @@ pub trait HttpBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 
 impl<B> HttpBody for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
 /// Any error.
-pub type BoxError = Box<dyn Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A connection that was taken out of hyper.
 pub(super) struct Parts<I, S> {

@@ -61,7 +61,7 @@ pub(super) async fn begun(link: Option<Arc<Link>>) -> Drain {
     if let Some(link) = link {
         // The sender lives as long as the link.
         if link.state.subscribe().wait_for(|state| state.step().is_some()).await.is_ok() {
-            return Drain { successor: false, deadline: Instant::now() + GRACE };
+            return Drain { successor: link.has_successor(), deadline: Instant::now() + link.grace() };
         }
     }
     std::future::pending().await

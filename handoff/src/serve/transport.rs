@@ -5,6 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::handover::{HandoverError, Load};
 use crate::net::{Kind, Stream};
 
 /// A connection's IO.
@@ -24,6 +25,13 @@ pub(super) enum Outcome<I> {
 
 impl<K: Kind> Transport for Stream<K> {
     async fn hand_over(self, unread: Bytes) -> Outcome<Self> {
-        Outcome::Returned(self, unread)
+        match self.handover(Load::Unread(unread)).await {
+            Ok(()) | Err(HandoverError::Lost) => Outcome::Gone,
+            Err(HandoverError::Returned { stream, load, reason }) => {
+                tracing::debug!(%reason, "connection returned");
+                let Load::Unread(unread) = load else { unreachable!("it comes back as it was given") };
+                Outcome::Returned(stream, unread)
+            }
+        }
     }
 }

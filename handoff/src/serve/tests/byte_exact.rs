@@ -50,7 +50,8 @@ async fn run(exchange: &[u8], cut: Cut) -> (String, usize) {
         old.drain(true, GRACE);
     }
     all_is_answered().await;
-    client.write_all(&exchange[at..]).await.unwrap();
+    // It fails when the server has given up a body that nobody reads, and waited for the rest of it.
+    let _ = client.write_all(&exchange[at..]).await;
     let mut moves = 0;
     let received = tokio::select! {
         biased;
