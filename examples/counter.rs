@@ -89,7 +89,7 @@ impl Session {
 
 /// Serves a client until it leaves or moves. An error means that the client broke off, which is its right.
 async fn serve(mut stream: TcpStream, mut session: Session, worker: Worker, version: u32) -> io::Result<()> {
-    let mut draining = pin!(worker.draining());
+    let mut draining = pin!(worker.drain_begins());
     let mut stays = false;
     loop {
         while let Some(count) = session.count_line() {
