@@ -48,6 +48,7 @@ fn main() -> everport::Result<()> {
 async fn serve_all(worker: Worker, address: &str, version: u32) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let resumed = listener.resumed(version..=version)?;
+    let mut draining = pin!(worker.draining());
     loop {
         let (stream, session) = tokio::select! {
             accepted = listener.accept() => (accepted?.0, Session::default()),
@@ -55,6 +56,8 @@ async fn serve_all(worker: Worker, address: &str, version: u32) -> io::Result<()
                 let (stream, state) = resumed?;
                 (stream, Session::from_state(&state)?)
             }
+            // The process ends when the last connection has gone.
+            () = &mut draining => return Ok(()),
         };
         tokio::spawn(serve(stream, session, worker.clone(), version));
     }

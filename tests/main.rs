@@ -28,5 +28,8 @@ mod service; // A master under a service manager, and as process 1 of a containe
 mod signals; // What signals do, to the master and to workers.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
+mod chat; // WebSockets that stay open.
+mod soak; // Everything at once, for as long as asked.
 mod tidy; // Rules for the code itself.
 mod udp; // Datagrams.
+mod unnoticed; // That HTTP clients notice nothing.

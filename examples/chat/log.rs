@@ -88,11 +88,15 @@ impl Log {
     ///
     /// What should come next is not kept any more.
     pub(crate) fn read(&self, place: &mut u64) -> io::Result<Vec<Line>> {
-        let mut chunk = vec![0; CHUNK];
         let file = self.file();
+        let more = || Ok::<_, io::Error>(file.metadata()?.len().saturating_sub(*place));
+        let mut chunk = vec![0; usize::try_from(more()?).unwrap_or(CHUNK).min(CHUNK)];
+        if chunk.is_empty() {
+            return Ok(Vec::new());
+        }
         let length = file.read_at(&mut chunk, *place)?;
         // Asked after reading, for it grows meanwhile.
-        if file.metadata()?.len().saturating_sub(*place) > KEPT {
+        if more()? > KEPT {
             return Err(io::Error::other("too far behind"));
         }
         // The last line may not be whole yet.

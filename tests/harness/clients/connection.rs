@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +26,16 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(address: SocketAddr) -> Result<Self, Notice> {
         Self::over(TcpStream::connect(address)).await
+    }
+
+    /// From this address of our own.
+    pub(super) async fn open_from(source: SocketAddr, address: SocketAddr) -> Result<Self, Notice> {
+        Self::over(async {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(source)?;
+            socket.connect(address).await
+        })
+        .await
     }
 
     async fn over(connected: impl Future<Output = io::Result<TcpStream>>) -> Result<Self, Notice> {
@@ -101,6 +111,11 @@ impl Connection {
                 Err(_) => return Err(Notice::Reset),
             }
         }
+    }
+
+    /// Which process gave the last answer.
+    pub(super) fn by(&self) -> Option<&str> {
+        self.by.as_deref()
     }
 
     /// Whether another process gives this answer than gave the last one. Asked once for each answer.

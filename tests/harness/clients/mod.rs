@@ -3,6 +3,7 @@
 //! They are tasks of one thread, so that a hundred of them leave a small machine to the servers.
 
 mod connection;
+mod crowd;
 mod kind;
 mod tally;
 
@@ -20,6 +21,7 @@ use self::kind::Dice;
 use super::clock::{Deadline, PATIENCE, now};
 use super::http::Answer;
 
+pub(crate) use self::crowd::Crowd;
 pub(crate) use self::kind::{Kind, Server};
 pub(crate) use self::tally::{Notice, Tallies, Tally};
 
