@@ -1,4 +1,4 @@
-//! An axum server that never closes its port.
+//! An axum server that never closes its port, nor the connections that its clients keep open.
 //!
 //! ```console
 //! $ cargo run --release --example web
@@ -56,6 +56,7 @@ fn main() -> everport::Result<()> {
         if me.worker == 1 {
             say_what_to_do(listener.local_addr()?)?;
         }
+        // As `axum::serve`, but that idle connections move to the next worker when this one drains.
         serve(listener, app(me)).await
     })
 }
