@@ -107,9 +107,8 @@ fn chat_through_reloads(policy: &str, rooms: usize) {
     let (joined, all_joined) = watch::channel(false);
     let heard = std::thread::scope(|scope| {
         let users = scope.spawn(move || users(address, rooms, &round, &joined));
-        master.wait_until("everybody has joined, or something is wrong", |_| {
-            *all_joined.borrow() || users.is_finished()
-        });
+        master
+            .wait_until("everybody has joined, or something is wrong", |_| *all_joined.borrow() || users.is_finished());
         for round in 1..=ROUNDS {
             // What they say now is under way while everybody moves.
             next.send_replace(round);

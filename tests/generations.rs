@@ -233,7 +233,7 @@ fn a_storm_of_a_hundred_signals_harms_no_client_and_ends_with_the_newest_program
         master.log.pass(Duration::from_millis(100));
         most = most.max(master.family().len());
     }
-    load.finish().assert_nothing_lost();
+    load.finish().assert_unnoticed();
     // The master; two workers each of a generation that drains, of the active one, and of two that start or die.
     assert!(most <= 1 + 2 * (1 + 1 + 2), "{most} processes");
     let status = master.wait_until("the storm is over", |status| {

@@ -6,6 +6,7 @@
 mod harness;
 
 mod backpressure; // What the master does with more than it can give away.
+mod chat; // WebSockets that stay open.
 mod cli; // The `everport` command, and every way to start it wrongly.
 mod clients; // The clients themselves: that they notice what they should.
 mod config; // The configuration file.
@@ -26,10 +27,9 @@ mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
 mod service; // A master under a service manager, and as process 1 of a container.
 mod signals; // What signals do, to the master and to workers.
+mod soak; // Everything at once, for as long as asked.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
-mod chat; // WebSockets that stay open.
-mod soak; // Everything at once, for as long as asked.
 mod tidy; // Rules for the code itself.
 mod udp; // Datagrams.
 mod unnoticed; // That HTTP clients notice nothing.

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::clients::{Kind, Load};
 use crate::harness::setup::{CLI, WORKER};
 use crate::harness::{Line, Master, Setup, http, process, soon};
 
@@ -61,34 +60,6 @@ fn with_no_worker_alive_clients_wait_for_the_next_one() {
         master.settle(2);
         master.check();
     }
-}
-
-const CLIENTS: [(Kind, usize); 5] =
-    [(Kind::Busy, 32), (Kind::Idle, 64), (Kind::Fresh, 16), (Kind::Slow, 4), (Kind::Upload, 4)];
-
-/// parallel/test-cluster-send-socket-to-worker-http-server.js, at length: plain `axum::serve`, clients that never retry.
-fn ten_reloads_under_load(policy: &str) {
-    let master = Setup::web().policy(policy).start();
-    let load = Load::start(master.address(), &CLIENTS);
-    for _ in 0..10 {
-        // So that each reload meets them in full swing.
-        load.go_on(&[(Kind::Busy, 320), (Kind::Idle, 32), (Kind::Fresh, 160), (Kind::Slow, 1), (Kind::Upload, 4)]);
-        master.reload_well();
-    }
-    load.go_on(&CLIENTS);
-    load.finish().assert_nothing_lost();
-    master.settle(2);
-    master.check();
-}
-
-#[test]
-fn ten_reloads_under_load_lose_nothing_when_the_master_accepts() {
-    ten_reloads_under_load("rr");
-}
-
-#[test]
-fn ten_reloads_under_load_lose_nothing_when_the_workers_accept() {
-    ten_reloads_under_load("none");
 }
 
 /// A generation that cannot be: the outcome, its reason, and that the old one serves on as if nothing had happened.

@@ -8,17 +8,12 @@ use nix::sys::signal::Signal;
 
 use crate::harness::clients::{Crowd, Kind, Load, Notice, Tallies};
 use crate::harness::clock::Deadline;
-use crate::harness::{Master, PATIENCE, Setup, http, process, status};
+use crate::harness::status::{self, WorkerLine};
+use crate::harness::{Master, PATIENCE, Setup, http, process, soon};
 
 /// Nobody of them retries.
-pub(crate) const CLIENTS: [(Kind, usize); 6] = [
-    (Kind::Busy, 32),
-    (Kind::Idle, 64),
-    (Kind::Fresh, 16),
-    (Kind::Slow, 4),
-    (Kind::Upload, 4),
-    (Kind::Dribble, 2),
-];
+pub(crate) const CLIENTS: [(Kind, usize); 6] =
+    [(Kind::Busy, 32), (Kind::Idle, 64), (Kind::Fresh, 16), (Kind::Slow, 4), (Kind::Upload, 4), (Kind::Dribble, 2)];
 
 /// The next event meets the clients in full swing.
 pub(crate) const SWING: [(Kind, usize); 4] =
@@ -235,37 +230,49 @@ fn recycling_is_not_noticed() {
     drop(master.stop());
 }
 
-/// Connections that a killed worker still owned are lost, as closed; nobody else notices, and nobody is left hanging.
-fn kill_during_handover(victim: fn(&Master) -> u32) {
+/// How many idle connections are at stake when somebody is killed.
+const CROWD: usize = 1000;
+
+/// Kills somebody while connections move. Those that the victim still owned are lost, as closed; nobody else notices, and
+/// nobody is left hanging.
+fn kill_in_the_middle(is_victim: fn(&WorkerLine) -> bool) {
     let master = Setup::web().start();
-    let mut crowd = Crowd::gather(master.address(), 1000);
-    let old: Vec<u32> = master.status().active().iter().filter_map(|worker| worker.pid).collect();
-    master.reload_well();
-    let pid = victim(&master);
-    process::signal(pid, Signal::SIGKILL);
-    let could_lose = if old.contains(&pid) { crowd.served_by(pid) } else { 1000 };
-    master.settle(2);
-    let (noticed, _) = crowd.ask();
-    let only_closed = |notice: &Notice| matches!(notice, Notice::ClosedIdle | Notice::Crossed);
-    assert!(noticed.iter().all(only_closed), "{noticed:?}");
-    assert!(noticed.len() <= could_lose && crowd.len() >= 1000 - could_lose, "{} of {could_lose}", noticed.len());
-    // What was not lost is served on.
+    let mut crowd = Crowd::gather(master.address(), CROWD);
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| master.reload());
+        let victim = soon("somebody hands over, or all is over", || {
+            let status = master.try_status()?;
+            let victim = status.workers().into_iter().find(is_victim);
+            victim
+                .or_else(|| status.workers().into_iter().find(|_| reload.is_finished() && status.workers().len() == 2))
+        });
+        let pid = victim.pid.expect("it lives");
+        process::signal(pid, Signal::SIGKILL);
+        master.settle(2);
+        let line = master.log.wait_for(&["worker exited", &format!("pid={pid} ")]);
+        let cut: usize =
+            line.split("cut=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a number");
+        let (noticed, _) = crowd.ask();
+        let only_closed = |notice: &Notice| matches!(notice, Notice::ClosedIdle | Notice::Crossed);
+        assert!(noticed.iter().all(only_closed), "{noticed:?}");
+        assert!(noticed.len() <= cut, "{} connections are lost, and the victim had {cut}", noticed.len());
+        assert_eq!(noticed.len() + crowd.len(), CROWD);
+    });
+    // Those who are left are served on.
     assert_eq!(crowd.ask_all(), 0);
     drop(crowd);
     master.settle(2);
-    master.check();
+    master.check_but(&["reload rolled back"]);
 }
 
 #[test]
 fn a_giver_that_is_killed_in_the_middle_loses_only_what_it_still_owned() {
-    kill_during_handover(|master| {
-        let is_giving = |worker: &&status::WorkerLine| worker.state == "draining" && worker.given > 0;
-        let status = master.wait_until("somebody hands over, or all is over", |status| {
-            status.workers().iter().any(|worker| is_giving(&worker)) || status.workers().len() == 2
-        });
-        // If all is over, there is nothing to lose.
-        status.workers().iter().find(is_giving).or(status.workers().first()).and_then(|worker| worker.pid).unwrap_or(0)
-    });
+    kill_in_the_middle(|worker| worker.generation == 1 && worker.given > 0);
+}
+
+#[test]
+fn a_taker_that_is_killed_in_the_middle_loses_only_what_it_had_taken() {
+    kill_in_the_middle(|worker| worker.generation == 2 && worker.received > 0);
 }
 
 #[test]

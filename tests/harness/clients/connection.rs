@@ -113,11 +113,6 @@ impl Connection {
         }
     }
 
-    /// Which process gave the last answer.
-    pub(super) fn by(&self) -> Option<&str> {
-        self.by.as_deref()
-    }
-
     /// Whether another process gives this answer than gave the last one. Asked once for each answer.
     pub(super) fn is_answered_by_another(&mut self, answer: &Answer) -> bool {
         let by = answer.header("x-pid").map(str::to_owned);

@@ -62,12 +62,6 @@ impl Crowd {
         self.connections.len()
     }
 
-    /// How many of them had their last answer from this process.
-    pub(crate) fn served_by(&self, pid: u32) -> usize {
-        let pid = pid.to_string();
-        self.connections.iter().filter(|connection| connection.by() == Some(&pid)).count()
-    }
-
     /// Every connection is as it was, and has one more answer; how many of them from another process than before.
     #[track_caller]
     pub(crate) fn ask_all(&mut self) -> usize {
