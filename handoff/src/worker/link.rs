@@ -2,7 +2,7 @@
 //! synchronous, so that the driver (in the application's runtime) and the watcher (a thread of its own) can both use it.
 //!
 //! Invariants: a connection is counted while the state is held (`borrow`), so that a change of state sees it or forbids
-//! it. Locks are taken in the order receiving, state, desk, queue, and nothing is dropped under the desk's lock that
+//! it. Locks are taken in the order receiving, state, desk, queue or ages, and nothing is dropped under the desk's lock that
 //! takes it again.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::ages::{Age, Ages};
 use super::index::{Index, Indices};
 use super::port::{Inbox, Incoming, Port};
 use super::state::{Cause, Left, State, Step};
@@ -54,6 +55,7 @@ pub(crate) struct Link {
     pub(super) state: watch::Sender<State>,
     /// Streams that nothing was read from yet.
     unread: AtomicUsize,
+    ages: Ages,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
     /// is read to its end, one for what may be in there.
     pub(super) queued: AtomicUsize,
@@ -118,6 +120,7 @@ impl Link {
             board,
             state: watch::Sender::new(State::Starting),
             unread: AtomicUsize::new(0),
+            ages: Ages::default(),
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
@@ -269,12 +272,14 @@ impl Link {
 
     // Who is counted.
 
-    pub(super) fn connection_begins(&self) {
+    pub(super) fn connection_begins(&self) -> Age {
         self.board.active().fetch_add(1, Ordering::Relaxed);
         self.unread.fetch_add(1, Ordering::Relaxed);
+        self.ages.begin(&self.board)
     }
 
-    pub(super) fn connection_ends(&self) {
+    pub(super) fn connection_ends(&self, age: Age) {
+        self.ages.end(age, &self.board);
         if self.board.active().fetch_sub(1, Ordering::Relaxed) == 1 {
             self.settle();
         }

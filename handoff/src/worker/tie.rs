@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::ages::Age;
 use super::link::Link;
 use crate::board::OfferId;
 
@@ -13,13 +14,14 @@ pub(crate) struct Tie {
     /// The offer that it came by; none when this process accepted it itself.
     offer: Option<OfferId>,
     unread: AtomicBool,
+    age: Age,
 }
 
 impl Tie {
     /// Counts a connection. Called while the worker's state is held, so that no drain can pass between.
     pub(crate) fn new(link: &Arc<Link>, offer: Option<OfferId>) -> Self {
-        link.connection_begins();
-        Self { link: Arc::clone(link), offer, unread: AtomicBool::new(true) }
+        let age = link.connection_begins();
+        Self { link: Arc::clone(link), offer, unread: AtomicBool::new(true), age }
     }
 
     /// Notes that the application has read from the stream, or has seen that it cannot.
@@ -39,7 +41,7 @@ impl Tie {
 impl Drop for Tie {
     fn drop(&mut self) {
         self.was_read();
-        self.link.connection_ends();
+        self.link.connection_ends(self.age);
     }
 }
 

@@ -322,7 +322,10 @@ impl Link {
     pub(crate) fn figures(&self) -> Figures {
         let figures = self.board.figures();
         // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
-        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
+        let sane = |figure: u64| figure.min(u32::MAX.into());
+        let active = sane(figures.active);
+        let (guards, requests, lingered) = (sane(figures.guards), sane(figures.requests), sane(figures.lingered));
+        Figures { active, guards, requests, lingered, idle: figures.idle.min(active), ..figures }
     }
 
     /// Asks the worker to ring at every change, or no longer.
