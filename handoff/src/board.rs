@@ -12,6 +12,7 @@
 //! | 14 | 112..120 | worker | connections that it closed at the soft deadline, in total |
 //! | 15 | 120..128 | worker | idle connections: those where it can tell that no request is in progress |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
+//! | 24 | 192..200 | worker | connections that it has not read from yet |
 //! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!
 //! What the worker writes, what the master writes and the words lie on cache lines of their own. Figures are relaxed
@@ -42,6 +43,7 @@ const OLDEST: usize = 13;
 const LINGERED: usize = 14;
 const IDLE: usize = 15;
 const RING: usize = 16;
+const UNREAD: usize = 24;
 const OFFERS: usize = 32;
 
 const _: () = assert!(OFFERS + OFFER_WORDS <= WORDS);
@@ -74,6 +76,8 @@ pub struct Figures {
     pub lingered: u64,
     /// Connections where it can tell that no request is in progress.
     pub idle: u64,
+    /// Connections that it has not read from yet.
+    pub unread: u64,
 }
 
 /// The master's end of a board.
@@ -148,6 +152,7 @@ impl MasterBoard {
             oldest: load(OLDEST),
             lingered: load(LINGERED),
             idle: load(IDLE),
+            unread: load(UNREAD),
         }
     }
 
@@ -255,6 +260,11 @@ impl WorkerBoard {
     /// The number of connections where no request is in progress.
     pub fn idle(&self) -> &AtomicU64 {
         &self.page[IDLE]
+    }
+
+    /// The number of connections that nothing was read from yet.
+    pub fn unread(&self) -> &AtomicU64 {
+        &self.page[UNREAD]
     }
 
     /// Wakes the master.

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,8 +53,6 @@ pub(crate) struct Link {
     pub(super) channel: Channel,
     board: WorkerBoard,
     pub(super) state: watch::Sender<State>,
-    /// Streams that nothing was read from yet.
-    unread: AtomicUsize,
     ages: Ages,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
     /// is read to its end, one for what may be in there.
@@ -119,7 +117,6 @@ impl Link {
             channel,
             board,
             state: watch::Sender::new(State::Starting),
-            unread: AtomicUsize::new(0),
             ages: Ages::default(),
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
@@ -274,7 +271,7 @@ impl Link {
 
     pub(super) fn connection_begins(&self) -> Age {
         self.board.active().fetch_add(1, Ordering::Relaxed);
-        self.unread.fetch_add(1, Ordering::Relaxed);
+        self.board.unread().fetch_add(1, Ordering::Relaxed);
         self.ages.begin(&self.board)
     }
 
@@ -286,7 +283,7 @@ impl Link {
     }
 
     pub(super) fn first_read(&self) {
-        if self.unread.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.board.unread().fetch_sub(1, Ordering::Relaxed) == 1 {
             self.settle();
         }
     }
@@ -371,11 +368,11 @@ impl Link {
     }
 
     pub(super) fn left(&self) -> Left {
-        let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
+        let some = |counter: &AtomicU64| counter.load(Ordering::Relaxed) > 0;
         let board = &self.board;
         Left {
-            unread: some(&self.unread) || some(&self.queued),
-            work: board.active().load(Ordering::Relaxed) > 0 || board.guards().load(Ordering::Relaxed) > 0,
+            unread: some(board.unread()) || self.queued.load(Ordering::Relaxed) > 0,
+            work: some(board.active()) || some(board.guards()),
         }
     }
 

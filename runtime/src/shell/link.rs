@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
 use everport_handoff::bootstrap::{Identity, MasterEnds};
@@ -325,7 +326,14 @@ impl Link {
         let sane = |figure: u64| figure.min(u32::MAX.into());
         let active = sane(figures.active);
         let (guards, requests, lingered) = (sane(figures.guards), sane(figures.requests), sane(figures.lingered));
-        Figures { active, guards, requests, lingered, idle: figures.idle.min(active), ..figures }
+        let (idle, unread) = (figures.idle.min(active), figures.unread.min(active));
+        Figures { active, guards, requests, lingered, idle, unread, ..figures }
+    }
+
+    /// How long its oldest connection has lasted, as far as a process that is `uptime` old can say.
+    pub(crate) fn oldest(&self, uptime: Duration) -> Option<Duration> {
+        let oldest = Some(self.figures().oldest).filter(|oldest| *oldest > 0)?;
+        Some(Duration::from_millis(everport_handoff::board::now().saturating_sub(oldest)).min(uptime))
     }
 
     /// Asks the worker to ring at every change, or no longer.

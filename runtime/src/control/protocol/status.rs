@@ -95,7 +95,7 @@ pub(crate) struct WorkerStatus {
     pub(crate) state: WorkerState,
     /// How long it has been in this state.
     pub(crate) since_seconds: u64,
-    /// In how long it is killed, or drained if it is leaving, should it still be in this state.
+    /// In how long it is killed, or drained if it is leaving, should it still be in this state: the hard deadline of a drain.
     #[serde(default)]
     pub(crate) deadline_in_seconds: Option<u64>,
     /// How long ago its process was started.
@@ -115,6 +115,24 @@ pub(crate) struct WorkerStatus {
     pub(crate) taken: u64,
     pub(crate) refused: u64,
     pub(crate) revoked: u64,
+    /// In how long connections on which nothing is under way are closed gently, while it drains.
+    #[serde(default)]
+    pub(crate) soft_deadline_in_seconds: Option<u64>,
+    /// How long its oldest connection has lasted.
+    #[serde(default)]
+    pub(crate) oldest_seconds: Option<u64>,
+    /// Requests in progress, where it can tell.
+    #[serde(default)]
+    pub(crate) requests: u64,
+    /// Connections where it can tell that no request is in progress.
+    #[serde(default)]
+    pub(crate) idle: u64,
+    /// Connections that it has not read from yet: a drain gives them `first_byte_grace`.
+    #[serde(default)]
+    pub(crate) unread: u64,
+    /// Connections that it closed at the soft deadline.
+    #[serde(default)]
+    pub(crate) lingered: u64,
 }
 
 /// Where a worker is between its start and its end.
