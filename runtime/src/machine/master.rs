@@ -15,7 +15,8 @@ use super::scheduler::Scheduler;
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
 use super::{
-    Action, Care, Delay, Event, GenerationState, ReloadView, RestingView, Settings, Spread, Ticket, WorkerView,
+    Action, Care, Delay, Event, GenerationState, KillReason, ReloadView, RestingView, Settings, Spread, Ticket,
+    WorkerView,
 };
 
 /// Everything that the master decides.
@@ -234,7 +235,7 @@ impl Machine {
             Event::ScaleAsked { to } => self.scale_asked(to),
             Event::PauseAsked => self.pause_all(now, actions),
             Event::ResumeAsked => self.resume_all(now, actions),
-            Event::KillAsked { worker } => self.kill(worker, now, actions),
+            Event::KillAsked { worker } => self.kill(worker, KillReason::Asked, now, actions),
             Event::Measured { worker, memory, taken } => self.measured(worker, memory, taken),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),

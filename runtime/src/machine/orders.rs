@@ -7,7 +7,7 @@ use everport_handoff::id::WorkerId;
 
 use super::generation::Course;
 use super::reload::Duty;
-use super::{Action, Machine, WorkerState};
+use super::{Action, KillReason, Machine, WorkerState};
 
 /// How many workers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,9 @@ impl Machine {
     /// Nobody needs this worker any more: it drains if it ever served.
     fn retire_worker(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         match self.supervision.get(id).map(|worker| worker.state) {
-            Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
+            Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => {
+                self.kill(id, KillReason::NotNeeded, now, actions);
+            }
             Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. }) => {
                 self.drain(id, now, actions);
             }

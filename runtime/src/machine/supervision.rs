@@ -22,7 +22,7 @@ use everport_handoff::id::{Generation, Slot, WorkerId};
 use super::recycling::{Limits, Wear};
 use super::slots::Slots;
 use super::watchdog::ABORT_GRACE;
-use super::{Action, Exit, Settings};
+use super::{Action, Exit, KillReason, Settings};
 
 /// Where a worker is in its life, each since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) enum WorkerState {
     /// When it showed no life for too long and was told to abort. Waits for its exit, at the latest until `deadline`.
     Hung { since: Instant, deadline: Instant },
     /// When it was killed. Waits for its exit.
-    Killed { since: Instant },
+    Killed { since: Instant, why: KillReason },
 }
 
 impl WorkerState {
@@ -64,7 +64,7 @@ impl WorkerState {
             | Self::Drained { since, .. }
             | Self::Silent { since, .. }
             | Self::Hung { since, .. }
-            | Self::Killed { since } => since,
+            | Self::Killed { since, .. } => since,
         }
     }
 
@@ -303,9 +303,9 @@ impl Supervision {
         actions.push(Action::Abort { worker });
     }
 
-    pub(super) fn kill(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        self.set_state(worker, WorkerState::Killed { since: now });
-        actions.push(Action::Kill { worker });
+    pub(super) fn kill(&mut self, worker: WorkerId, why: KillReason, now: Instant, actions: &mut Vec<Action>) {
+        self.set_state(worker, WorkerState::Killed { since: now, why });
+        actions.push(Action::Kill { worker, why });
     }
 
     /// Drops a worker that has gone; if it filled a slot, that waits for the next one.

@@ -152,7 +152,8 @@ impl Shell {
     fn soft_deadline(&self, view: WorkerView) -> Option<Instant> {
         match view.state {
             machine::WorkerState::Draining { since, deadline } => {
-                Some(deadline.min(since + self.plans.of(view.generation).config.drain_grace))
+                let grace = self.plans.of(view.generation).config.drain_grace;
+                Some(since + grace.min(deadline.saturating_duration_since(since) / 2))
             }
             _ => None,
         }

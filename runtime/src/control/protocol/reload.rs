@@ -47,6 +47,9 @@ pub(crate) struct ReloadRecord {
     pub(crate) total_ms: u64,
     /// Connections that came to their own end while the generation drained that the outcome retired, so far.
     pub(crate) finished: u64,
+    /// Connections that were closed gently at the soft deadline.
+    #[serde(default)]
+    pub(crate) lingered: u64,
     /// Connections of that generation that were cut at the deadline.
     pub(crate) cut: u64,
     /// How many asked for it.
@@ -78,6 +81,8 @@ pub(crate) enum AuditLine {
         /// RFC 3339, UTC.
         at: String,
         finished: u64,
+        #[serde(default)]
+        lingered: u64,
         cut: u64,
         draining_ms: u64,
     },

@@ -14,6 +14,7 @@ pub(crate) fn record() -> ReloadRecord {
         starting_ms: 41,
         total_ms: 52,
         finished: 10,
+        lingered: 4,
         cut: 1,
         asked: 2,
         waited_ms: 7,
@@ -119,7 +120,7 @@ const STATUS: &str = concat!(
     r#""resting":[{"slot":1,"since_seconds":40,"retry_in_seconds":12}]}],"listeners":[{"name":"127.0.0.1:8000","#,
     r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true}],"last_reload":{"#,
     r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
-    r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"#,
+    r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"lingered":4,"#,
     r#""cut":1,"asked":2,"waited_ms":7,"probation_ms":9,"retired":2,"draining_ms":1500},"reload":{"#,
     r#""generation":4,"step":"probation","slot":null,"left_seconds":12,"pending":false,"why":null},"reloads":[]}"#,
 );
