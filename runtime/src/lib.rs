@@ -51,7 +51,7 @@ mod telemetry;
 
 #[cfg(feature = "axum")]
 pub use everport_handoff::adapter::axum;
-pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
+pub use everport_handoff::worker::{Activity, Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{handover, id, net};
 
 pub use crate::builder::Builder;

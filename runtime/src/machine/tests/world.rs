@@ -382,6 +382,14 @@ impl World {
         self.log.iter().filter(|action| wanted(action)).count()
     }
 
+    /// Why a worker was killed, if it was.
+    pub(super) fn killed(&self, worker: u64) -> Option<KillReason> {
+        self.log.iter().find_map(|action| match action {
+            Action::Kill { worker: killed, why } if killed.0 == worker => Some(*why),
+            _ => None,
+        })
+    }
+
     /// How the last reload ended.
     pub(super) fn outcome(&self) -> Option<&Outcome> {
         self.log.iter().rev().find_map(|action| match action {

@@ -128,7 +128,7 @@ impl World {
     fn perform(&mut self, action: &Action) {
         match *action {
             Action::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
-            Action::Kill { worker } => {
+            Action::Kill { worker, .. } => {
                 self.told(worker, Told::Kill);
                 self.cut_off_worker(worker);
                 self.worker(worker.0).mood = Mood::Blocked;
