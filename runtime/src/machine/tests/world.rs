@@ -148,6 +148,8 @@ pub(super) struct World {
     preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
+    /// The listeners that were closed. Another may have come under the same id since, as in no real master.
+    closed: BTreeSet<ListenerId>,
     events: VecDeque<Event>,
     offered_once: BTreeSet<ConnectionId>,
     backoff: Backoff,
@@ -181,6 +183,7 @@ impl World {
             preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
+            closed: BTreeSet::new(),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
             backoff: Backoff::new(settings.care),

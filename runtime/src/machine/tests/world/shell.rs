@@ -174,6 +174,7 @@ impl World {
             }
             Action::CloseListener { listener } => {
                 self.ports.remove(&listener).expect("a listener is closed once");
+                self.closed.insert(listener);
             }
             Action::StartAccepting { listener } => self.set_accepting(listener, true),
             Action::StopAccepting { listener } => self.set_accepting(listener, false),
