@@ -2,8 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use bytes::Bytes;
-
 use super::kind::Kind;
 use super::stream::Stream;
 use super::unread::Unread;
@@ -33,22 +31,22 @@ impl<K: Kind> Stream<K> {
 
 async fn hand_over<K: Kind>(stream: Stream<K>, load: Load) -> Result<(), HandoverError<K>> {
     let Some(link) = stream.link().cloned() else {
-        return returned(stream, load, ReturnReason::NotManaged);
+        return Err(returned(stream, load, ReturnReason::NotManaged));
     };
     if let Some(reason) = refusal(&stream, &load, &link) {
-        return returned(stream, load, reason);
+        return Err(returned(stream, load, reason));
     }
     let Ok(room) = link.handover_room().await else {
-        return returned(stream, load, ReturnReason::MasterLost);
+        return Err(returned(stream, load, ReturnReason::MasterLost));
     };
     // What was true before the wait need not be true now.
     if let Some(reason) = refusal(&stream, &load, &link) {
-        return returned(stream, load, reason);
+        return Err(returned(stream, load, reason));
     }
     let rest = stream.unread().get();
     let (parcel, file) = match parcel::pack(&load, &rest) {
         Ok(packed) => packed,
-        Err(error) => return returned(stream, load, error.into()),
+        Err(error) => return Err(returned(stream, load, error.into())),
     };
     let Some((io, peer, tie)) = stream.into_tied() else {
         // It had a link, which is its tie's.
@@ -69,7 +67,7 @@ async fn hand_over<K: Kind>(stream: Stream<K>, load: Load) -> Result<(), Handove
         Ok(Outcome::Returned(back, reason)) => {
             let (socket, tie) = back.into_parts();
             match K::register(socket) {
-                Ok(io) => returned(Stream::new(io, Some(peer), Some(tie), Unread::new(rest)), load, reason),
+                Ok(io) => Err(returned(Stream::new(io, Some(peer), Some(tie), Unread::new(rest)), load, reason)),
                 Err(error) => {
                     tracing::debug!(%error, "take a returned connection back");
                     Err(HandoverError::Lost)
@@ -83,7 +81,7 @@ async fn hand_over<K: Kind>(stream: Stream<K>, load: Load) -> Result<(), Handove
 /// Why this stream cannot move now, if so.
 fn refusal<K: Kind>(stream: &Stream<K>, load: &Load, link: &Link) -> Option<ReturnReason> {
     let left = stream.unread().get();
-    let length = load.bytes().len() + Bytes::len(&left);
+    let length = load.bytes().len() + left.len();
     match load {
         _ if length > MAX_PARCEL => Some(ReturnReason::TooLong { length }),
         Load::State(_) if !left.is_empty() => Some(ReturnReason::UnreadLeft),
@@ -91,6 +89,6 @@ fn refusal<K: Kind>(stream: &Stream<K>, load: &Load, link: &Link) -> Option<Retu
     }
 }
 
-fn returned<K: Kind>(stream: Stream<K>, load: Load, reason: ReturnReason) -> Result<(), HandoverError<K>> {
-    Err(HandoverError::Returned { stream, load, reason })
+fn returned<K: Kind>(stream: Stream<K>, load: Load, reason: ReturnReason) -> HandoverError<K> {
+    HandoverError::Returned { stream, load, reason }
 }

@@ -134,14 +134,17 @@ impl Worker {
 
     /// Resolves as soon as the worker drains, or its master is lost: earlier than [`draining`](Self::draining), which waits
     /// for first reads. For a program that hands connections over: they need no first read here. Never without a master.
-    pub async fn drain_begins(&self) {
-        if let Some(link) = self.link() {
-            let mut state = link.state.subscribe();
-            if state.wait_for(|state| state.step().is_some()).await.is_ok() {
+    pub fn drain_begins(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let watched = self.link().map(|link| link.state.subscribe());
+        async move {
+            if let Some(mut state) = watched
+                // As in `draining`.
+                && state.wait_for(|state| state.step().is_some()).await.is_ok()
+            {
                 return;
             }
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 
     /// Whether the worker drains and others may take its connections over. It is `false` at a stop, when the master is
@@ -153,14 +156,17 @@ impl Worker {
     /// Resolves at the soft deadline of a drain: what is idle and could not be handed over is to be closed gently now, so
     /// that the worker ends before it is killed. When the master is lost, that is at half of the time that is left. Never
     /// without a master.
-    pub async fn soft_deadline(&self) {
-        if let Some(link) = self.link() {
-            let mut softened = link.softened.subscribe();
-            if softened.wait_for(|softened| *softened).await.is_ok() {
+    pub fn soft_deadline(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let watched = self.link().map(|link| link.softened.subscribe());
+        async move {
+            if let Some(mut softened) = watched
+                // As in `draining`.
+                && softened.wait_for(|softened| *softened).await.is_ok()
+            {
                 return;
             }
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 
     /// Resolves when a draining worker has no stream and no guard left and has told its master. The process ends then,
