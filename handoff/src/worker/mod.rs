@@ -135,9 +135,12 @@ impl Worker {
     /// Resolves as soon as the worker drains, or its master is lost: earlier than [`draining`](Self::draining), which waits
     /// for first reads. For a program that hands connections over: they need no first read here. Never without a master.
     pub fn drain_begins(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let watched = self.link().map(|link| link.state.subscribe());
+        let watched = self.link().map(|link| (Arc::clone(link), link.state.subscribe()));
         async move {
-            if let Some(mut state) = watched
+            if let Some((link, _)) = &watched {
+                link.drive_if_possible();
+            }
+            if let Some((_, mut state)) = watched
                 // As in `draining`.
                 && state.wait_for(|state| state.step().is_some()).await.is_ok()
             {
