@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
 use everport_handoff::bootstrap::{Identity, MasterEnds};
@@ -378,7 +379,17 @@ impl Link {
     pub(crate) fn figures(&self) -> Figures {
         let figures = self.board.figures();
         // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
-        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
+        let sane = |figure: u64| figure.min(u32::MAX.into());
+        let active = sane(figures.active);
+        let (guards, requests, lingered) = (sane(figures.guards), sane(figures.requests), sane(figures.lingered));
+        let (idle, unread) = (figures.idle.min(active), figures.unread.min(active));
+        Figures { active, guards, requests, lingered, idle, unread, ..figures }
+    }
+
+    /// How long its oldest connection has lasted, as far as a process that is `uptime` old can say.
+    pub(crate) fn oldest(&self, uptime: Duration) -> Option<Duration> {
+        let oldest = Some(self.figures().oldest).filter(|oldest| *oldest > 0)?;
+        Some(Duration::from_millis(everport_handoff::board::now().saturating_sub(oldest)).min(uptime))
     }
 
     /// Asks the worker to ring at every change, or no longer.
