@@ -8,16 +8,16 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::clients::{Crowd, Load};
+use crate::harness::clients::{Crowd, Kind, Load, Notice};
 use crate::harness::clock::{Deadline, now};
 use crate::harness::{Master, Setup, process, soon, status};
-use crate::unnoticed::{CLIENTS, SWING, assert_unnoticed};
+use crate::unnoticed::{CLIENTS, SWING};
 
 /// How long it runs if nobody says otherwise: each event comes once.
 const SHORT: Duration = Duration::from_secs(5);
 
-/// How many connections do nothing at all.
-const SILENT: usize = 200;
+/// How many connections do nothing at all, if nobody says otherwise.
+const SILENT: u64 = 200;
 
 /// What happens again and again. With a number it is the time from the commit until the old generation was gone.
 const EVENTS: [(&str, fn(&Master) -> Option<Duration>); 5] = [
@@ -53,7 +53,9 @@ fn order(master: &Master, path: &str) -> Option<Duration> {
 #[derive(Debug, Default)]
 struct Report {
     events: BTreeMap<&'static str, u64>,
-    /// From each commit until the old generation was gone.
+    /// From a commit until the old generation was gone, with nothing but idle connections.
+    idle_gone: Duration,
+    /// From each later commit until the old generation was gone: as long as the longest request at least.
     gone: Vec<Duration>,
     /// Of all generations that drained.
     connections: BTreeMap<&'static str, u64>,
@@ -71,26 +73,34 @@ impl Report {
         // Writing to a string does not fail.
         let _ = writeln!(text, "events: {:?}", self.events);
         let _ = writeln!(text, "connections of generations that drained: {:?}", self.connections);
+        let _ = writeln!(text, "old generation gone after its commit, all idle: {:?}", self.idle_gone);
         self.gone.sort();
         if let [shortest, .., longest] = self.gone[..] {
             let middle = self.gone[self.gone.len() / 2];
-            let _ =
-                writeln!(text, "old generation gone after its commit: {shortest:?} to {longest:?}, median {middle:?}");
+            let _ = writeln!(
+                text,
+                "old generation gone after its commit, under load: {shortest:?} to {longest:?}, median {middle:?}"
+            );
         }
         text
     }
 }
 
-fn time() -> Duration {
-    std::env::var("EVERPORT_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).map_or(SHORT, Duration::from_secs)
+/// A number from the environment.
+fn wanted(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]
 fn nobody_notices_anything_for_as_long_as_asked() {
     let policy = std::env::var("EVERPORT_SOAK_POLICY").unwrap_or_else(|_| "rr".to_owned());
     let master = Setup::web().policy(&policy).set("EVERPORT_RECYCLE_AGE", "30s").start();
-    let end = Deadline::within(time());
-    let (mut report, mut crowd) = (Report::default(), Crowd::gather(master.address(), SILENT));
+    let silent = usize::try_from(wanted("EVERPORT_SOAK_IDLE").unwrap_or(SILENT)).expect("a crowd");
+    let mut crowd = Crowd::gather(master.address(), Crowd::size(silent));
+    // While nothing is under way.
+    let mut report = Report { idle_gone: reload(&master), ..Report::default() };
+    assert_eq!(crowd.ask_all(), crowd.len());
+    let end = Deadline::within(wanted("EVERPORT_SOAK_SECONDS").map_or(SHORT, Duration::from_secs));
     let load = Load::start(master.address(), &CLIENTS);
     let mut events = EVENTS.iter().cycle();
     while report.events.len() < EVENTS.len() || end.left().is_some() {
@@ -108,10 +118,12 @@ fn nobody_notices_anything_for_as_long_as_asked() {
     crowd.ask_all();
     #[expect(clippy::print_stdout, reason = "the table is what a soak is for")]
     {
-        println!("{tallies}\n{}", report.text());
+        println!("{tallies}\n{} idle connections\n{}", crowd.len(), report.text());
     }
-    assert_unnoticed(&tallies);
-    drop(crowd);
+    // A kill gives a second for what is under way.
+    let is_long = |kind| matches!(kind, Kind::Slow | Kind::Upload);
+    tallies.assert_each(|kind, notice| is_long(kind) && notice == Notice::Lost);
     assert_eq!(report.connections["cut"], 0);
-    drop(master.stop());
+    drop(crowd);
+    master.stop();
 }

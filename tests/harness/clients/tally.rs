@@ -107,11 +107,19 @@ impl Tallies {
         self.assert(Notice::is_farewell);
     }
 
-    /// Nobody noticed anything but what may be.
+    /// Everybody got answers, and nobody noticed anything but what may be.
     #[track_caller]
     pub(crate) fn assert(&self, may_be: impl Fn(Notice) -> bool) {
-        let is_good = |tally: &Tally| tally.answered > 0 && tally.notices.keys().all(|notice| may_be(*notice));
-        assert!(!self.0.is_empty() && self.0.values().all(is_good), "clients noticed something:\n{self}");
+        self.assert_each(|_, notice| may_be(notice));
+    }
+
+    /// As [`assert`](Self::assert), by kind.
+    #[track_caller]
+    pub(crate) fn assert_each(&self, may_be: impl Fn(Kind, Notice) -> bool) {
+        let is_good = |(kind, tally): (&Kind, &Tally)| {
+            tally.answered > 0 && tally.notices.keys().all(|notice| may_be(*kind, *notice))
+        };
+        assert!(!self.0.is_empty() && self.0.iter().all(is_good), "clients noticed something:\n{self}");
     }
 }
 
