@@ -189,6 +189,20 @@ fn a_frame_that_is_cut_anywhere_is_one_message_to_the_next_generation() {
 }
 
 #[test]
+fn a_stop_says_goodbye() {
+    let master = Setup::program(CHAT, &["--listen", "127.0.0.1:0"]).set("EVERPORT_DRAIN_GRACE", "300ms").start();
+    let mut stream = join(&master);
+    master.term();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("an end, and no reset");
+    // A close frame with status 1001, going away.
+    assert_eq!(rest[..4], [0x88, 18, 3, 0xe9]);
+    assert_eq!(&rest[4..], b"the server stops");
+    drop(stream);
+    assert_eq!(master.wait().code(), Some(0));
+}
+
+#[test]
 fn who_is_no_websocket_is_told() {
     use crate::harness::http;
     let master = Setup::program(CHAT, &["--listen", "127.0.0.1:0"]).start();

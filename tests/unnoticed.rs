@@ -186,6 +186,24 @@ fn a_request_that_comes_byte_by_byte_over_three_reloads_is_answered() {
     }
 }
 
+#[test]
+fn an_application_sees_the_same_client_before_and_after() {
+    for policy in ["rr", "none"] {
+        let master = Setup::web().policy(policy).start();
+        let mut client = connect(&master);
+        let expected = format!("you are {}\n", client.get_ref().local_addr().expect("it is connected"));
+        for generation in ["1", "2", "3"] {
+            say(&mut client, b"GET /you HTTP/1.1\r\nhost: test\r\n\r\n");
+            let answer = http::read_answer(&mut client).expect("a whole answer");
+            assert_eq!((answer.text().as_str(), answer.header("x-generation")), (&*expected, Some(generation)));
+            master.reload_well();
+            master.settle(2);
+        }
+        drop(client);
+        master.check();
+    }
+}
+
 #[track_caller]
 fn order(master: &Master, path: &str) {
     let (code, answer) = status::ask(&master.control(), "POST", path).expect("an answer");
