@@ -55,7 +55,8 @@ async fn routers_and_services_of_axum_tower_and_hyper_are_served() {
     assert_eq!(body(connect(address).await).await, "hello");
     let (address, _stop, _) = start(Tower).await;
     assert_eq!(body(connect(address).await).await, "tower");
-    let outer = axum::middleware::from_fn(async |request: Request, next: axum::middleware::Next| next.run(request).await);
+    let outer =
+        axum::middleware::from_fn(async |request: Request, next: axum::middleware::Next| next.run(request).await);
     let (address, _stop, _) = start(tower_layer::Layer::layer(&outer, router())).await;
     assert_eq!(body(connect(address).await).await, "hello");
     let hyper = hyper::service::service_fn(async |_: hyper::Request<Incoming>| {
@@ -113,7 +114,12 @@ async fn upgrade(mut request: Request) -> Response {
         let (mut read, mut write) = stream.split();
         tokio::io::copy(&mut read, &mut write).await.unwrap();
     });
-    Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo").body(Body::empty()).unwrap()
+    Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "echo")
+        .body(Body::empty())
+        .unwrap()
 }
 
 #[tokio::test]
