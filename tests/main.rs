@@ -26,6 +26,7 @@ mod misbehaviour; // Workers that break the rules.
 mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
 mod service; // A master under a service manager, and as process 1 of a container.
+mod serving; // HTTP on connections that outlive their worker.
 mod signals; // What signals do, to the master and to workers.
 mod soak; // Everything at once, for as long as asked.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.

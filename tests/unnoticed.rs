@@ -75,7 +75,7 @@ fn reloads_are_not_noticed_when_the_workers_accept() {
 
 /// The old generation ends by itself, with all of them moved.
 fn idle_connections_move(policy: &str, size: usize) {
-    let master = Setup::web().policy(policy).start();
+    let master = Setup::web().policy(policy).drain_timeout("60s").start();
     let mut crowd = Crowd::gather(master.address(), size);
     for generation in 1..=2 {
         master.reload_well();
@@ -96,9 +96,10 @@ fn three_hundred_idle_connections_move() {
     }
 }
 
+/// In the long form ten thousand.
 #[test]
-fn ten_thousand_idle_connections_move() {
-    idle_connections_move("rr", Crowd::size(10_000));
+fn thousands_of_idle_connections_move() {
+    idle_connections_move("rr", Crowd::size(if is_long() { 10_000 } else { 2_000 }));
 }
 
 /// A client that writes as it likes.
@@ -222,7 +223,9 @@ fn scaling_down_and_leaving_are_not_noticed() {
             order(&master, "/scale?to=2");
             master.settle(2);
             load.go_on(&SWING);
-            process::signal(master.status().active()[1].pid.expect("it lives"), Signal::SIGTERM);
+            // Whoever has most leaves: when the kernel picks, one may have all.
+            let leaver = master.status().active().into_iter().max_by_key(|worker| worker.active);
+            process::signal(leaver.and_then(|worker| worker.pid).expect("it lives"), Signal::SIGTERM);
             load.go_on(&SWING);
             master.settle(2);
         }

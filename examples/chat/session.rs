@@ -25,6 +25,9 @@ pub(crate) const VERSION: u32 = 1;
 /// How long a user may take to receive what is sent to him.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a user may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// What is known of a user.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct User {
@@ -126,9 +129,9 @@ impl Session {
     async fn say_goodbye(mut self) -> tungstenite::Result<()> {
         let reason = "the server stops".into();
         self.socket.close(Some(CloseFrame { code: CloseCode::Away, reason })).await?;
-        // Until he has said so too, or his patience is at an end.
+        // Until he has said so too, or seems to have gone.
         let last_words = async { while self.socket.next().await.is_some_and(|said| said.is_ok()) {} };
-        Ok(timeout(PATIENCE, last_words).await.unwrap_or_default())
+        Ok(timeout(FAREWELL, last_words).await.unwrap_or_default())
     }
 
     /// Gives the user to another worker. If nobody takes him he is still here.
