@@ -55,6 +55,8 @@ pub mod net;
 pub mod offer;
 mod parcel;
 pub mod privileges;
+#[cfg(feature = "http")]
+pub mod serve;
 pub mod socket;
 mod sys;
 pub mod worker;

@@ -51,6 +51,8 @@ mod telemetry;
 
 #[cfg(feature = "axum")]
 pub use everport_handoff::adapter::axum;
+#[cfg(feature = "http")]
+pub use everport_handoff::serve::{self, serve};
 pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{handover, id, net};
 

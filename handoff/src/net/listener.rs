@@ -169,6 +169,15 @@ impl<K: Kind> Listener<K> {
         }
     }
 
+    /// The worker that it is a listener of.
+    #[cfg(feature = "http")]
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        match &self.origin {
+            Origin::Plain { .. } => None,
+            Origin::Handed { port, .. } => Some(port.link()),
+        }
+    }
+
     pub(crate) fn local(&self) -> io::Result<K::Addr> {
         Ok(self.local.clone())
     }

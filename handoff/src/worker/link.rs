@@ -53,7 +53,7 @@ impl Default for Terms {
 pub(crate) struct Link {
     pub(super) channel: Channel,
     board: WorkerBoard,
-    pub(super) state: watch::Sender<State>,
+    pub(crate) state: watch::Sender<State>,
     /// Streams that nothing was read from yet.
     unread: AtomicUsize,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
@@ -279,7 +279,7 @@ impl Link {
     }
 
     /// Notes that the application watches for the drain, so that its main future ends by itself.
-    pub(super) fn watch_drain(&self) -> watch::Receiver<State> {
+    pub(crate) fn watch_drain(&self) -> watch::Receiver<State> {
         self.drain_watched.store(true, Ordering::Relaxed);
         self.state.subscribe()
     }

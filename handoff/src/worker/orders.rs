@@ -32,8 +32,14 @@ impl Link {
     }
 
     /// Whether others may take over what this draining worker has.
-    pub(super) fn has_successor(&self) -> bool {
+    pub(crate) fn has_successor(&self) -> bool {
         self.orders().successor && !self.state().is_lost()
+    }
+
+    /// How long after the beginning of the end the soft deadline is.
+    #[cfg(feature = "http")]
+    pub(crate) fn grace(&self) -> Duration {
+        self.orders().grace
     }
 
     /// The soft deadline has come.
