@@ -271,7 +271,13 @@ fn as_many_handovers_as_may_be_under_way_are_no_offence() {
     master.wait_until("all have moved", |status| status.workers().iter().any(|worker| worker.given == 64));
     assert!(!master.log.text().contains("broke the protocol"));
     master.plan("");
-    order(&master, &format!("/kill?worker={}", master.status().workers().iter().find(|worker| worker.slot == 1).map_or(0, |worker| worker.worker)));
+    order(
+        &master,
+        &format!(
+            "/kill?worker={}",
+            master.status().workers().iter().find(|worker| worker.slot == 1).map_or(0, |worker| worker.worker)
+        ),
+    );
     master.settle(2);
     master.check();
 }

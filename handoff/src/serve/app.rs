@@ -69,14 +69,20 @@ pub(super) mod private {
         type Service: HttpService;
 
         /// Called for each connection, one after another.
-        fn service(&mut self, accepted: Accepted<'_, K>) -> impl Future<Output = Result<Self::Service, BoxError>> + Send;
+        fn service(
+            &mut self,
+            accepted: Accepted<'_, K>,
+        ) -> impl Future<Output = Result<Self::Service, BoxError>> + Send;
     }
 }
 
 impl<K, A, B> private::App<K, form::Tower> for A
 where
     K: Kind,
-    A: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    A: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     B: HttpBody,
 {
     type Service = TowerToHyperService<Boxed<A>>;
@@ -91,7 +97,10 @@ where
     K: Kind,
     A: for<'a> Service<Accepted<'a, K>, Response = S, Error = Infallible> + Send + 'static,
     for<'a> <A as Service<Accepted<'a, K>>>::Future: Send,
-    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     B: HttpBody,
 {
     type Service = TowerToHyperService<Boxed<S>>;

@@ -94,7 +94,8 @@ fn is_between_requests(at: usize) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_the_application_leaves_unread_never_becomes_a_request() {
-    let ignored = "POST /ignore HTTP/1.1\r\nhost: test\r\ncontent-length: 36\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: bad\r\n\r\n";
+    let ignored =
+        "POST /ignore HTTP/1.1\r\nhost: test\r\ncontent-length: 36\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: bad\r\n\r\n";
     let exchange = format!("{ignored}GET /last HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").into_bytes();
     for at in 0..=exchange.len() {
         for cut in [Cut::Settled(at), Cut::Unread(at)] {
