@@ -53,7 +53,7 @@ mod telemetry;
 pub use everport_handoff::adapter::axum;
 #[cfg(feature = "http")]
 pub use everport_handoff::serve::{self, serve};
-pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
+pub use everport_handoff::worker::{Activity, Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{handover, id, net};
 
 pub use crate::builder::Builder;
