@@ -82,12 +82,23 @@ impl Findings {
 
     /// Compares two sides in one case, if both have it.
     pub(crate) fn compare_in(&mut self, name: &'static str, side: &str, to: &str, case: &str, limit: Option<Limit>) {
-        let rounds_of = |side: &str| self.figures.iter().find(|figure| figure.is(name, side, case));
-        let (Some(ours), Some(theirs)) = (rounds_of(side), rounds_of(to)) else { return };
-        let rounds: Vec<f64> = ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| ours / theirs).collect();
-        let summary = Summary::of(&rounds);
-        let (side, to, case) = (side.to_owned(), to.to_owned(), case.to_owned());
-        self.ratios.push(Ratio { name, side, to, case, rounds, summary, limit });
+        let (Some(ours), Some(theirs)) = (self.get(name, side, case), self.get(name, to, case)) else { return };
+        let ratio = Ratio::new(ours, theirs, to.to_owned(), limit);
+        self.ratios.push(ratio);
+    }
+
+    /// Compares a side with itself in another case.
+    pub(crate) fn compare_cases(
+        &mut self,
+        name: &'static str,
+        side: &str,
+        case: &str,
+        to_case: &str,
+        limit: Option<Limit>,
+    ) {
+        let (Some(ours), Some(theirs)) = (self.get(name, side, case), self.get(name, side, to_case)) else { return };
+        let ratio = Ratio::new(ours, theirs, format!("{side}, {to_case}"), limit);
+        self.ratios.push(ratio);
     }
 
     pub(crate) fn skip(&mut self, side: impl ToString, why: impl ToString) {
@@ -129,6 +140,12 @@ impl Figure {
 }
 
 impl Ratio {
+    fn new(ours: &Figure, theirs: &Figure, to: String, limit: Option<Limit>) -> Self {
+        let rounds: Vec<f64> = ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| ours / theirs).collect();
+        let summary = Summary::of(&rounds);
+        Self { name: ours.name, side: ours.side.clone(), to, case: ours.case.clone(), rounds, summary, limit }
+    }
+
     /// Whether what must hold does, by the median.
     pub(crate) fn holds(&self) -> Option<bool> {
         self.limit.map(|limit| match limit {

@@ -1,6 +1,11 @@
 //! The parts of the benchmarks: each starts its servers, measures, and says what it found.
 
+mod balance;
 mod connections;
+mod growth;
+mod http;
+mod reload;
+mod tail;
 
 use clap::ValueEnum;
 
@@ -15,12 +20,32 @@ pub(crate) enum Part {
     /// 1. CPU time per connection
     #[value(alias = "1")]
     Connections,
+    /// 2. Requests per second and CPU per request over kept connections
+    #[value(alias = "2")]
+    Http,
+    /// 3. What clients see of a reload
+    #[value(alias = "3")]
+    Reload,
+    /// 4. Latency with one worker in trouble
+    #[value(alias = "4")]
+    Tail,
+    /// 5. The busiest and the idlest worker
+    #[value(alias = "5")]
+    Balance,
+    /// 6. More workers, more connections, and memory
+    #[value(alias = "6")]
+    Growth,
 }
 
 impl Part {
     pub(crate) async fn measure(self, quick: bool) -> Result<Findings> {
         match self {
             Self::Connections => connections::measure(quick).await,
+            Self::Http => http::measure(quick).await,
+            Self::Reload => reload::measure(quick).await,
+            Self::Tail => tail::measure(quick).await,
+            Self::Balance => balance::measure(quick).await,
+            Self::Growth => growth::measure(quick).await,
         }
     }
 }
