@@ -28,10 +28,13 @@ pub(crate) fn time(pids: &[u32]) -> u64 {
 
 fn threads(pid: u32) -> u64 {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    threads.flatten().filter_map(|thread| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    }).sum()
+    threads
+        .flatten()
+        .filter_map(|thread| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        })
+        .sum()
 }
 
 /// A field of `/proc/PID/smaps_rollup`, such as `Rss` or `Pss`, in bytes.

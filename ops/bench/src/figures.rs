@@ -15,6 +15,7 @@ pub(crate) struct Findings {
     pub(crate) quick: bool,
     pub(crate) figures: Vec<Figure>,
     pub(crate) ratios: Vec<Ratio>,
+    pub(crate) bounds: Vec<Bound>,
     /// Which side is missing, and why.
     pub(crate) skipped: Vec<String>,
 }
@@ -43,7 +44,17 @@ pub(crate) struct Ratio {
     pub(crate) limit: Option<Limit>,
 }
 
-/// What must hold of a ratio.
+/// A figure of which something must hold by itself.
+#[derive(Debug, Serialize)]
+pub(crate) struct Bound {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) side: String,
+    pub(crate) value: f64,
+    pub(crate) limit: Limit,
+}
+
+/// What must hold of a value.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Limit {
@@ -53,7 +64,7 @@ pub(crate) enum Limit {
 
 impl Findings {
     pub(crate) fn new(part: &'static str, title: &'static str, quick: bool) -> Self {
-        Self { part, title, quick, figures: Vec::new(), ratios: Vec::new(), skipped: Vec::new() }
+        Self { part, title, quick, figures: Vec::new(), ratios: Vec::new(), bounds: Vec::new(), skipped: Vec::new() }
     }
 
     /// Notes what one round showed.
@@ -101,6 +112,23 @@ impl Findings {
         self.ratios.push(ratio);
     }
 
+    /// Says what must hold of a value.
+    pub(crate) fn bound(
+        &mut self,
+        name: &'static str,
+        unit: &'static str,
+        side: impl ToString,
+        value: f64,
+        limit: Limit,
+    ) {
+        self.bounds.push(Bound { name, unit, side: side.to_string(), value, limit });
+    }
+
+    /// The median of a figure.
+    pub(crate) fn median(&self, name: &str, side: impl ToString, case: &str) -> Option<f64> {
+        self.get(name, &side.to_string(), case).map(|figure| figure.summary.median)
+    }
+
     pub(crate) fn skip(&mut self, side: impl ToString, why: impl ToString) {
         let line = format!("{}: {}", side.to_string(), why.to_string());
         if !self.skipped.contains(&line) {
@@ -139,19 +167,20 @@ impl Figure {
     }
 }
 
+impl Limit {
+    pub(crate) fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+}
+
 impl Ratio {
     fn new(ours: &Figure, theirs: &Figure, to: String, limit: Option<Limit>) -> Self {
         let rounds: Vec<f64> = ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| ours / theirs).collect();
         let summary = Summary::of(&rounds);
         Self { name: ours.name, side: ours.side.clone(), to, case: ours.case.clone(), rounds, summary, limit }
-    }
-
-    /// Whether what must hold does, by the median.
-    pub(crate) fn holds(&self) -> Option<bool> {
-        self.limit.map(|limit| match limit {
-            Limit::AtMost(most) => self.summary.median <= most,
-            Limit::AtLeast(least) => self.summary.median >= least,
-        })
     }
 }
 
@@ -180,7 +209,7 @@ mod tests {
         findings.compare("cost", "a", "b", Some(Limit::AtMost(1.5)));
         let [ratio] = &findings.ratios[..] else { panic!("{findings:?}") };
         assert_eq!((ratio.rounds.as_slice(), ratio.case.as_str()), (&[1.0, 3.0, 2.0][..], "x"));
-        assert_eq!(ratio.holds(), Some(false));
+        assert_eq!(ratio.limit.map(|limit| limit.holds(ratio.summary.median)), Some(false));
     }
 
     #[test]

@@ -93,8 +93,8 @@ async fn run(measure: &Measure) -> Result<()> {
 /// Resolves when somebody wants it to end.
 fn interrupted() -> Result<impl Future<Output = Result<()>>> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(Error::io("handle", "signals"))?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(Error::io("handle", "signals"))?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             // The measurement may have ended already.

@@ -15,8 +15,7 @@ pub(crate) fn bars(findings: &Findings, name: &str) -> Result<String> {
         Series::new((*case).to_owned(), sides.iter().map(value).collect())
     });
     let unit = findings.of(name).next().map_or("", |figure| figure.unit);
-    let mut chart =
-        HorizontalBarChart::new(series.collect(), sides.iter().map(|side| (*side).to_owned()).collect());
+    let mut chart = HorizontalBarChart::new(series.collect(), sides.iter().map(|side| (*side).to_owned()).collect());
     chart.title.text = format!("{name}, {unit}");
     chart.width = 900.0;
     chart.height = 90.0 + (sides.len() * (8 + 12 * cases.len())) as f32;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::figures::{Figure, Findings, Limit, Ratio};
+use crate::figures::{Bound, Figure, Findings, Limit, Ratio};
 use crate::machine::Machine;
 use crate::plot;
 
@@ -38,6 +38,7 @@ pub(crate) fn tables(findings: &Findings) -> String {
         figures(&mut text, findings, name);
     }
     ratios(&mut text, &findings.ratios);
+    bounds(&mut text, &findings.bounds);
     for skipped in &findings.skipped {
         line(&mut text, &format!("- left out: {skipped}"));
     }
@@ -72,18 +73,33 @@ fn ratios(text: &mut String, ratios: &[Ratio]) {
     line(text, "## Ratios\n\nOf each round, then the median and the middle half of them.\n");
     line(text, "| figure | side | against | case | ratio | must be | holds |\n|---|---|---|---|---|---|---|");
     for ratio in ratios {
-        let (limit, holds) = match (ratio.limit, ratio.holds()) {
-            (Some(Limit::AtMost(most)), Some(holds)) => (format!("≤ {most:.2}"), if holds { "yes" } else { "**no**" }),
-            (Some(Limit::AtLeast(least)), Some(holds)) => {
-                (format!("≥ {least:.2}"), if holds { "yes" } else { "**no**" })
-            }
-            _ => (String::new(), ""),
-        };
-        let Ratio { name, side, to, case, summary, .. } = ratio;
+        let Ratio { name, side, to, case, summary, limit, .. } = ratio;
         let spread = format!("{:.2} ({:.2}–{:.2})", summary.median, summary.low, summary.high);
-        line(text, &format!("| {name} | {side} | {to} | {case} | {spread} | {limit} | {holds} |"));
+        let verdict = limit.map_or_else(|| " | ".to_owned(), |limit| verdict(limit, summary.median));
+        line(text, &format!("| {name} | {side} | {to} | {case} | {spread} | {verdict} |"));
     }
     line(text, "");
+}
+
+fn bounds(text: &mut String, bounds: &[Bound]) {
+    if bounds.is_empty() {
+        return;
+    }
+    line(text, "## Bounds\n\n| figure | side | value | must be | holds |\n|---|---|---|---|---|");
+    for Bound { name, unit, side, value, limit } in bounds {
+        let value = format!("{} {unit} | {}", number(*value), verdict(*limit, *value));
+        line(text, &format!("| {name} | {side} | {value} |"));
+    }
+    line(text, "");
+}
+
+/// Two cells: what must be, and whether it is.
+fn verdict(limit: Limit, value: f64) -> String {
+    let limit_text = match limit {
+        Limit::AtMost(most) => format!("≤ {}", number(most)),
+        Limit::AtLeast(least) => format!("≥ {}", number(least)),
+    };
+    format!("{limit_text} | {}", if limit.holds(value) { "yes" } else { "**no**" })
 }
 
 /// Three digits that count.

@@ -78,10 +78,7 @@ impl Side {
 
     /// Whether clients speak HTTP/1.1 to it, and not the 16 bytes.
     pub(crate) fn speaks_http(self) -> bool {
-        matches!(
-            self,
-            Self::Baseline(Kind::Axum) | Self::Web(_) | Self::NodeWeb(_) | Self::Haproxy | Self::Gunicorn
-        )
+        matches!(self, Self::Baseline(Kind::Axum) | Self::Web(_) | Self::NodeWeb(_) | Self::Haproxy | Self::Gunicorn)
     }
 
     /// The command that starts it, to listen on this port of loopback. Its files are in `folder`.

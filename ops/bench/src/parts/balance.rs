@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use super::start;
 use crate::client::{hold, load};
 use crate::error::{Error, Result};
-use crate::figures::Findings;
+use crate::figures::{Findings, Limit};
 use crate::serve::Kind;
 use crate::server::Server;
 use crate::side::{POLICIES, Side};
 
 const WORKERS: usize = 8;
+const STAYING: &str = "long-lived";
 const BUSIEST: &str = "busiest of 8 workers, of the mean";
 const IDLEST: &str = "idlest of 8 workers, of the mean";
 
@@ -27,8 +28,11 @@ pub(super) async fn measure(quick: bool) -> Result<Findings> {
                 let served = load(&server, short, clients).await?;
                 note(&mut findings, side, &format!("short, {clients} clients"), &served);
             }
-            note(&mut findings, side, "long-lived", &stay(&server, long).await?);
+            note(&mut findings, side, STAYING, &stay(&server, long).await?);
         }
+    }
+    if let Some(busiest) = findings.median(BUSIEST, Side::Everport("least"), STAYING) {
+        findings.bound(BUSIEST, "%", Side::Everport("least"), busiest, Limit::AtMost(105.0));
     }
     Ok(findings)
 }

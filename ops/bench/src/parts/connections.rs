@@ -25,8 +25,7 @@ const SIDES: [Side; 12] = [
 ];
 
 /// Those that are measured at many workers too, as the number of workers is what counts for them.
-const MANY: [Side; 3] =
-    [Side::Baseline(Kind::TokioShared), Side::Baseline(Kind::TokioOwn), Side::Everport("none")];
+const MANY: [Side; 3] = [Side::Baseline(Kind::TokioShared), Side::Baseline(Kind::TokioOwn), Side::Everport("none")];
 
 const COST: &str = "CPU per connection";
 const CLIENT: &str = "CPU of the client per connection";

@@ -19,6 +19,8 @@ use crate::side::Side;
 const COST: &str = "CPU per connection";
 const RELOAD: &str = "time until a reload has ended";
 const MEMORY: &str = "memory";
+const QUEUED: &str = "a queued connection, in the master";
+const FURTHER: &str = "a further worker, in the master";
 const SIDES: [Side; 5] = [
     Side::Everport("rr"),
     Side::Everport("least"),
@@ -36,10 +38,29 @@ pub(super) async fn measure(quick: bool) -> Result<Findings> {
     by_idle(quick, &mut findings).await?;
     memory(workers, &mut findings).await?;
     let rr = Side::Everport("rr").to_string();
-    for (least, most) in [("8 workers", "128 workers")] {
-        findings.compare_cases(COST, &rr, most, least, Some(Limit::AtMost(1.05)));
-    }
+    // Within noise.
+    findings.compare_cases(COST, &rr, "128 workers", "8 workers", Some(Limit::AtMost(1.05)));
+    bounds(&mut findings);
     Ok(findings)
+}
+
+fn bounds(findings: &mut Findings) {
+    let further =
+        findings.of(MEMORY).filter(|figure| figure.side == FURTHER).map(|figure| figure.summary.median).last();
+    let eight = |side: &str| findings.median(MEMORY, side, "8 workers");
+    let resident = |side: &str| findings.median(MEMORY, side, "8 workers, Rss");
+    let worker = resident("a worker").zip(resident("the same program alone")).map(|(worker, alone)| worker - alone);
+    let bounds = [
+        ("master", eight("master"), 12_000_000.0 / 1024.0),
+        (FURTHER, further, 200_000.0 / 1024.0),
+        (QUEUED, eight(QUEUED), 1000.0 / 1024.0),
+        ("a worker, beyond the same program alone", worker, 2_000_000.0 / 1024.0),
+    ];
+    for (side, value, most) in bounds {
+        if let Some(value) = value {
+            findings.bound(MEMORY, "KiB", side, value, Limit::AtMost(most));
+        }
+    }
 }
 
 async fn by_workers(workers: &[usize], quick: bool, findings: &mut Findings) -> Result<()> {
@@ -114,7 +135,7 @@ async fn memory(workers: &[usize], findings: &mut Findings) -> Result<()> {
         masters.push((*workers as f64, resident));
         findings.note(MEMORY, "KiB", "master", &format!("{workers} workers"), resident);
         if *workers == 8 {
-            findings.note(MEMORY, "KiB", "a queued connection, in the master", "8 workers", queued(&server).await?);
+            findings.note(MEMORY, "KiB", QUEUED, "8 workers", queued(&server).await?);
             of_a_worker(&server, findings).await?;
         }
     }
@@ -122,7 +143,7 @@ async fn memory(workers: &[usize], findings: &mut Findings) -> Result<()> {
         && many.0 > few.0
     {
         let each = (many.1 - few.1) / (many.0 - few.0);
-        findings.note(MEMORY, "KiB", "a further worker, in the master", &format!("{} workers", many.0), each);
+        findings.note(MEMORY, "KiB", FURTHER, &format!("{} workers", many.0), each);
     }
     Ok(())
 }

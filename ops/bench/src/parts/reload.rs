@@ -59,7 +59,9 @@ enum What {
     ClosedIdle,
     /// A kept connection was opened again.
     Reconnected,
-    /// A request got no whole answer.
+    /// A request on a kept connection met a close that was under way: nothing of an answer came.
+    MetClose,
+    /// A request got no whole answer for another reason.
     Failed(Failure),
 }
 
@@ -146,16 +148,18 @@ async fn kept(address: std::net::SocketAddr, record: Rc<Record>) {
 }
 
 async fn use_up(mut connection: Connection, record: &Record) {
+    let mut is_used = false;
     while !record.is_over.get() {
         let begun = clock::now();
         match connection.get().await {
             Ok(answer) => {
+                is_used = true;
                 record.see(begun, What::Kept(answer.pid));
                 if answer.closes {
                     return record.see(begun, What::ClosedIdle);
                 }
             }
-            // The request met a close that was under way: lost, for a client that never retries.
+            Err(Failure::Closed) if is_used => return record.see(begun, What::MetClose),
             Err(failure) => return record.see(begun, What::Failed(failure)),
         }
         tokio::select! {
@@ -188,7 +192,14 @@ impl Seen {
 fn note(findings: &mut Findings, side: Side, seen: &[Seen], old: &BTreeSet<u32>, begin: Instant) {
     let count = |is: fn(&What) -> bool| seen.iter().filter(|seen| is(&seen.what)).count() as f64;
     findings.note("failed requests", "per reload", side, CASE, count(|what| matches!(what, What::Failed(_))));
-    findings.note("kept connections closed", "per reload", side, CASE, count(|what| *what == What::ClosedIdle));
+    findings.note("requests lost to an idle close", "per reload", side, CASE, count(|what| *what == What::MetClose));
+    findings.note(
+        "kept connections closed between requests",
+        "per reload",
+        side,
+        CASE,
+        count(|what| *what == What::ClosedIdle),
+    );
     findings.note("reconnects", "per reload", side, CASE, count(|what| *what == What::Reconnected));
     let first_new = seen
         .iter()

@@ -8,7 +8,7 @@ use super::start;
 use crate::client::{Failure, ask};
 use crate::clock;
 use crate::error::Result as Outcome;
-use crate::figures::Findings;
+use crate::figures::{Findings, Limit};
 use crate::protocol;
 use crate::serve::Kind;
 use crate::server::Server;
@@ -16,6 +16,9 @@ use crate::side::{POLICIES, Side};
 use crate::statistics::quantile;
 
 const WORKERS: usize = 4;
+const LATE: &str = "99.9th percentile";
+/// The default of Everport's setting, in milliseconds.
+const STEAL_AFTER: f64 = 50.0;
 /// The pause between two connections: at 200 per second the machine has time, and what is late waits for a worker.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -34,7 +37,7 @@ const TROUBLES: [Trouble; 3] = [
 ];
 
 pub(super) async fn measure(quick: bool) -> Outcome<Findings> {
-    let (rounds, time) = if quick { (1, Duration::from_millis(600)) } else { (5, Duration::from_secs(10)) };
+    let (rounds, time) = if quick { (1, Duration::from_millis(300)) } else { (5, Duration::from_secs(10)) };
     let mut findings = Findings::new("tail", "Latency of new connections with one of four workers in trouble", quick);
     let mut sides: Vec<Side> = POLICIES.map(Side::Everport).to_vec();
     sides.extend([Kind::TokioShared, Kind::TokioOwn].map(Side::Baseline));
@@ -45,6 +48,13 @@ pub(super) async fn measure(quick: bool) -> Outcome<Findings> {
             for trouble in TROUBLES {
                 note(&mut findings, side, trouble.case, latencies(&server, trouble, time).await);
             }
+        }
+    }
+    for policy in ["rr", "least", "p2c"] {
+        let worst = |case: &str| findings.median(LATE, Side::Everport(policy), case);
+        if let (Some(calm), Some(blocked)) = (worst(TROUBLES[0].case), worst(TROUBLES[2].case)) {
+            let name = "99.9th percentile with one blocked, beyond the calm";
+            findings.bound(name, "ms", Side::Everport(policy), blocked - calm, Limit::AtMost(STEAL_AFTER + 20.0));
         }
     }
     Ok(findings)
@@ -78,7 +88,7 @@ async fn latencies(server: &Server, trouble: Trouble, time: Duration) -> Vec<Res
 fn note(findings: &mut Findings, side: Side, case: &str, outcomes: Vec<Result<f64, Failure>>) {
     let mut sorted: Vec<f64> = outcomes.iter().flatten().copied().collect();
     sorted.sort_by(f64::total_cmp);
-    for (name, part) in [("median", 0.5), ("99th percentile", 0.99), ("99.9th percentile", 0.999), ("worst", 1.0)] {
+    for (name, part) in [("median", 0.5), ("99th percentile", 0.99), (LATE, 0.999), ("worst", 1.0)] {
         findings.note(name, "ms", side, case, quantile(&sorted, part));
     }
     findings.note("failed", "connections", side, case, (outcomes.len() - sorted.len()) as f64);

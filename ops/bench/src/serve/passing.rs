@@ -36,7 +36,8 @@ pub(super) fn master(settings: &Settings) -> Result<()> {
                 next = (next + 1) % channels.len();
             }
             Err(Errno::AGAIN) => {
-                poll(&mut [PollFd::new(&listener, PollFlags::IN)], None).map_err(Error::io("wait on", "the listener"))?;
+                poll(&mut [PollFd::new(&listener, PollFlags::IN)], None)
+                    .map_err(Error::io("wait on", "the listener"))?;
             }
             Err(error) => return Err(Error::io("accept on", "the listener")(error)),
         }

@@ -14,9 +14,7 @@ pub(super) fn master(settings: &Settings) -> Result<()> {
     let shared = (settings.kind != Kind::TokioOwn).then(|| listen(settings.listen, false)).transpose()?;
     for _ in 0..settings.workers {
         let given = match &shared {
-            Some(listener) => {
-                OwnedFd::from(listener.try_clone().map_err(Error::io("copy", "the listener"))?).into()
-            }
+            Some(listener) => OwnedFd::from(listener.try_clone().map_err(Error::io("copy", "the listener"))?).into(),
             None => Stdio::null(),
         };
         spawn(settings, given)?;
