@@ -140,6 +140,20 @@ async fn the_offer_is_named_only_while_the_master_may_have_its_copy() {
 }
 
 #[tokio::test]
+async fn its_own_copy_is_closed_once_the_message_is_sent() {
+    let (mut giver, mut stream) = Giver::new().await;
+    giver.settle();
+    reads(&mut stream, b"next").await;
+    let mut moving = Box::pin(stream.handover(Load::default()));
+    assert!(still_pends(&mut moving));
+    let handover = giver.master.hear_handover().await;
+    assert!(!giver.connection.is_ended());
+    drop(handover.fds);
+    assert!(giver.connection.is_ended(), "the message had the last copy");
+    assert_eq!(giver.active(), 1);
+}
+
+#[tokio::test]
 async fn a_returned_connection_goes_on_where_it_was() {
     let (mut giver, stream) = Giver::new().await;
     giver.settle();
