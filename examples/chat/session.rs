@@ -131,7 +131,8 @@ impl Session {
         self.socket.close(Some(CloseFrame { code: CloseCode::Away, reason })).await?;
         // Until he has said so too, or seems to have gone.
         let last_words = async { while self.socket.next().await.is_some_and(|said| said.is_ok()) {} };
-        Ok(timeout(FAREWELL, last_words).await.unwrap_or_default())
+        drop(timeout(FAREWELL, last_words).await);
+        Ok(())
     }
 
     /// Gives the user to another worker. If nobody takes him he is still here.
