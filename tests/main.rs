@@ -27,4 +27,5 @@ mod signals; // What signals do, to the master and to workers.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
 mod tidy; // Rules for the code itself.
+mod tls; // TLS sessions, in whichever worker.
 mod udp; // Datagrams.

@@ -51,6 +51,8 @@ mod telemetry;
 
 #[cfg(feature = "axum")]
 pub use everport_handoff::adapter::axum;
+#[cfg(feature = "rustls")]
+pub use everport_handoff::tls;
 pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{id, net};
 

@@ -100,6 +100,7 @@ impl Link {
                 self.release_revoked();
             }
             ToWorker::HandedOver { .. } => {}
+            ToWorker::Tickets { keys } => self.tickets_came(keys),
         }
         Ok(())
     }

@@ -66,6 +66,8 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::RotateTicketKeys => self.rotate_ticket_keys(),
+            Action::SendTicketKeys { worker } => self.send_ticket_keys(worker),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
             Action::Recycling { worker, why } => self.records.recycling(worker, why),

@@ -220,6 +220,7 @@ impl Shell {
             ToMaster::Ready => self.tell(worker, Word::Ready, Event::WorkerReady { worker }),
             ToMaster::Leave => self.tell(worker, Word::Leaving, Event::WorkerLeaving { worker }),
             ToMaster::Drained => self.tell(worker, Word::Drained, Event::WorkerDrained { worker }),
+            ToMaster::WantTickets => self.note(Event::TicketKeysWanted { worker }),
             ToMaster::Handover { .. } => self.broke(worker, "it handed a connection over".to_owned()),
         }
     }

@@ -5,6 +5,8 @@ mod draining;
 mod lost;
 mod offers;
 mod shared;
+#[cfg(feature = "rustls")]
+mod tickets;
 
 use std::future::Future;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};

@@ -11,6 +11,7 @@ mod offers;
 mod probation;
 mod reload;
 mod respawn;
+mod rotation;
 mod simulation;
 mod states;
 mod stealing;
