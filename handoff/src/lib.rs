@@ -19,12 +19,17 @@
 //! takes or refuses it on the board
 //! Leave, if it wants to        -------->
 //!                              <--------   Drain
+//! Handover (a live connection) -------->   offers it to another
+//!                              <--------   HandedOver (moved, or returned)
 //! Drained                      -------->   ends it, or it ends by itself
 //! ```
 //!
 //! **The word** ([`offer`]) decides who owns a connection. Both have a descriptor while it is offered, and exactly one of
 //! the worker's *take* and *refuse* and the master's *revoke* wins; the application never sees a connection before it is
 //! taken. So no connection is lost or served twice, whichever side dies when.
+//!
+//! **A handover** ([`handover`]) gives a connection that a worker owns to another one, through the master, which offers it like
+//! a new one. The giver counts it until it knows the outcome, and is its owner again if nobody takes it.
 //!
 //! **A lost master** is the end of the channel: the worker gives up the shared sockets at once, takes what was offered,
 //! finishes what it has and leaves by a code of its own ([`worker`]).

@@ -314,6 +314,28 @@ mod tests {
     }
 
     #[test]
+    fn the_messages_of_a_handover_keep_their_bytes() {
+        let handover = ToMaster::Handover {
+            id: HandoverId(300),
+            listener: ListenerId(1),
+            peer: SocketName::Inet(([127, 0, 0, 1], 80).into()),
+            offer: Some(OfferId { index: 3, sequence: 2 }),
+            parcel: Parcel::Unread(Data::Inline(b"GET".to_vec())),
+        };
+        let start = [1, 6, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80, 1, 3, 2, 1, 0, 3];
+        assert_eq!(bytes(&handover, 1), [&start[..], b"GET"].concat());
+        let state = Parcel::State { version: 9, data: Data::Memfd { length: 20 } };
+        assert_eq!(bytes(&state, 2), [2, 2, 9, 1, 20]);
+        assert_eq!(state.descriptors(), 2);
+        assert_eq!(bytes(&Parcel::Nothing, 1), [1, 0]);
+        let ended = |outcome| ToWorker::HandedOver { id: HandoverId(1), outcome };
+        assert_eq!(bytes(&ended(HandoverOutcome::Moved), 0), [0, 7, 1, 0]);
+        assert_eq!(bytes(&ended(HandoverOutcome::Returned), 1), [1, 7, 1, 1]);
+        let drain = ToWorker::Drain { successor: true, grace: Duration::from_secs(10) };
+        assert_eq!(bytes(&drain, 0), [0, 5, 1, 10, 0]);
+    }
+
+    #[test]
     fn the_messages_of_tickets_keep_their_bytes() {
         assert_eq!(bytes(&ToMaster::WantTickets, 0), [0, 7]);
         let message = ToWorker::Tickets { keys: crate::tickets::tests::keys() };

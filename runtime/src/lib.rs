@@ -55,7 +55,7 @@ pub use everport_handoff::adapter::axum;
 pub use everport_handoff::serve::{self, serve};
 #[cfg(feature = "rustls")]
 pub use everport_handoff::tls;
-pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
+pub use everport_handoff::worker::{Activity, Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{handover, id, net};
 
 pub use crate::builder::Builder;

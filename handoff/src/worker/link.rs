@@ -2,18 +2,19 @@
 //! synchronous, so that the driver (in the application's runtime) and the watcher (a thread of its own) can both use it.
 //!
 //! Invariants: a connection is counted while the state is held (`borrow`), so that a change of state sees it or forbids
-//! it. Locks are taken in the order receiving, state, desk, queue, and nothing is dropped under the desk's lock that
+//! it. Locks are taken in the order receiving, state, desk, queue or ages, and nothing is dropped under the desk's lock that
 //! takes it again.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use super::ages::{Age, Ages};
 use super::handovers::{UnderWay, Unsent};
 use super::index::{Index, Indices};
 use super::orders::Orders;
@@ -55,8 +56,7 @@ pub(crate) struct Link {
     pub(super) channel: Channel,
     board: WorkerBoard,
     pub(crate) state: watch::Sender<State>,
-    /// Streams that nothing was read from yet.
-    unread: AtomicUsize,
+    ages: Ages,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
     /// is read to its end, one for what may be in there.
     pub(super) queued: AtomicUsize,
@@ -138,7 +138,7 @@ impl Link {
             channel,
             board,
             state: watch::Sender::new(State::Starting),
-            unread: AtomicUsize::new(0),
+            ages: Ages::default(),
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
@@ -293,19 +293,21 @@ impl Link {
 
     // Who is counted.
 
-    pub(super) fn connection_begins(&self) {
+    pub(super) fn connection_begins(&self) -> Age {
         self.board.active().fetch_add(1, Ordering::Relaxed);
-        self.unread.fetch_add(1, Ordering::Relaxed);
+        self.board.unread().fetch_add(1, Ordering::Relaxed);
+        self.ages.begin(&self.board)
     }
 
-    pub(super) fn connection_ends(&self) {
+    pub(super) fn connection_ends(&self, age: Age) {
+        self.ages.end(age, &self.board);
         if self.board.active().fetch_sub(1, Ordering::Relaxed) == 1 {
             self.settle();
         }
     }
 
     pub(super) fn first_read(&self) {
-        if self.unread.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.board.unread().fetch_sub(1, Ordering::Relaxed) == 1 {
             self.settle();
         }
     }
@@ -391,11 +393,11 @@ impl Link {
     }
 
     pub(super) fn left(&self) -> Left {
-        let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
+        let some = |counter: &AtomicU64| counter.load(Ordering::Relaxed) > 0;
         let board = &self.board;
         Left {
-            unread: some(&self.unread) || some(&self.queued),
-            work: board.active().load(Ordering::Relaxed) > 0 || board.guards().load(Ordering::Relaxed) > 0,
+            unread: some(board.unread()) || self.queued.load(Ordering::Relaxed) > 0,
+            work: some(board.active()) || some(board.guards()),
         }
     }
 

@@ -5,11 +5,14 @@
 //! - `handovers`: what was handed over and whose outcome is not known; `orders`: what `Drain` allows;
 //! - `driver`: the task that reads the channel; `watch`, `deadlines`: the thread that keeps time and sees the master go;
 //! - `port`, `copy`, `waiters`, `index`: one listener as the worker holds it;
-//! - `tie`: one connection in the worker's count; `tickets`: the keys of session tickets;
+//! - `tie`: one connection in the worker's count; `ages`: which of them is the oldest; `activity`: which is in a request;
+//! - `tickets`: the keys of session tickets;
 //! - `process`: the one worker of this process, its signals and its end.
 //!
 //! Invariant: in a process without a master nothing here does anything, and a server runs as it would without Everport.
 
+mod activity;
+mod ages;
 pub(crate) mod copy;
 mod deadlines;
 mod dispatch;
@@ -33,6 +36,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+pub use self::activity::Activity;
 use crate::bootstrap::Identity;
 use crate::id::{Generation, Slot, WorkerId};
 use link::Link;
@@ -133,9 +137,12 @@ impl Worker {
     /// Resolves as soon as the worker drains, or its master is lost: earlier than [`draining`](Self::draining), which waits
     /// for first reads. For a program that hands connections over: they need no first read here. Never without a master.
     pub fn drain_begins(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let watched = self.link().map(|link| link.state.subscribe());
+        let watched = self.link().map(|link| (Arc::clone(link), link.state.subscribe()));
         async move {
-            if let Some(mut state) = watched
+            if let Some((link, _)) = &watched {
+                link.drive_if_possible();
+            }
+            if let Some((_, mut state)) = watched
                 // As in `draining`.
                 && state.wait_for(|state| state.step().is_some()).await.is_ok()
             {
@@ -188,6 +195,13 @@ impl Worker {
             link.guard_begins();
         }
         Guard { link }
+    }
+
+    /// Counts a connection whose requests the server can tell, so that `everport status` shows what a draining worker waits
+    /// for. The connection itself is counted by its stream.
+    #[must_use = "the connection is known only as long as this is held"]
+    pub fn activity(&self) -> Activity {
+        Activity::new(self.link().cloned())
     }
 
     /// Asks the master for a replacement, and to drain this worker once that is ready. Does nothing without a master.

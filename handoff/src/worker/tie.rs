@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::ages::Age;
 use super::link::Link;
 use crate::board::OfferId;
 use crate::id::ListenerId;
@@ -18,13 +19,14 @@ pub(crate) struct Tie {
     unread: AtomicBool,
     /// Whether others may have a copy, for it was handed over and came back.
     passed: bool,
+    age: Age,
 }
 
 impl Tie {
     /// Counts a connection. Called while the worker's state is held, so that no drain can pass between.
     pub(crate) fn new(link: &Arc<Link>, listener: ListenerId, offer: Option<OfferId>) -> Self {
-        link.connection_begins();
-        Self { link: Arc::clone(link), listener, offer, unread: AtomicBool::new(true), passed: false }
+        let age = link.connection_begins();
+        Self { link: Arc::clone(link), listener, offer, unread: AtomicBool::new(true), passed: false, age }
     }
 
     /// Notes that the application has read from the stream, or has seen that it cannot.
@@ -62,7 +64,7 @@ impl Tie {
 impl Drop for Tie {
     fn drop(&mut self) {
         self.was_read();
-        self.link.connection_ends();
+        self.link.connection_ends(self.age);
     }
 }
 

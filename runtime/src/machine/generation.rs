@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{Generation, ListenerId, WorkerId};
 
 use super::reload::Reload;
-use super::{Action, Failure, Machine, Outcome, Phases, Ticket, WorkerState};
+use super::{Action, Failure, KillReason, Machine, Outcome, Phases, Ticket, WorkerState};
 
 /// What the master is about.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Machine {
             for generation in self.generations.keys() {
                 self.supervision.vacate(*generation);
             }
-            self.kill_where(|state| matches!(state, WorkerState::Starting { .. }), now, actions);
+            self.kill_where(|state| matches!(state, WorkerState::Starting { .. }), KillReason::NotNeeded, now, actions);
         }
     }
 
@@ -223,10 +223,11 @@ impl Machine {
         self.generations.insert(generation, state);
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
+        let why = if has_served { KillReason::NotNeeded } else { KillReason::RolledBack };
         for id in self.supervision.of_generation(generation) {
             match self.supervision.get(id).map(|worker| worker.state) {
-                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
-                Some(WorkerState::Silent { .. }) if !has_served => self.kill(id, now, actions),
+                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, why, now, actions),
+                Some(WorkerState::Silent { .. }) if !has_served => self.kill(id, why, now, actions),
                 Some(_) if self.drains_at_retirement(id) => self.drain(id, now, actions),
                 _ => {}
             }
@@ -282,7 +283,7 @@ impl Machine {
                 unchanged => unchanged,
             };
         }
-        self.kill_where(|_| true, now, actions);
+        self.kill_where(|_| true, KillReason::StoppedAtOnce, now, actions);
     }
 }
 

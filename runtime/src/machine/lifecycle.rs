@@ -9,7 +9,7 @@ use super::listeners::Admission;
 use super::master::LONGEST;
 use super::orders::Flow;
 use super::reload::{self, Duty};
-use super::{Action, Exit, Failure, Machine, RequestId, WorkerState};
+use super::{Action, Exit, Failure, KillReason, Machine, RequestId, WorkerState};
 
 impl Machine {
     pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -149,11 +149,12 @@ impl Machine {
                 WorkerState::Silent { .. } => {
                     let reason = "it closed its channel and lives on".to_owned();
                     let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
-                    self.give_up_on(id, failure, now, actions);
+                    self.give_up_for(id, KillReason::Silent, failure, now, actions);
                 }
-                WorkerState::Draining { .. } | WorkerState::Drained { .. } | WorkerState::Hung { .. } => {
-                    self.kill(id, now, actions);
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } => {
+                    self.kill(id, worker.dies_of, now, actions);
                 }
+                WorkerState::Hung { .. } => self.kill(id, KillReason::Hung, now, actions),
                 WorkerState::Ready { .. }
                 | WorkerState::Active { .. }
                 | WorkerState::Paused { .. }
@@ -207,11 +208,22 @@ impl Machine {
     /// A worker cannot be used: a generation on trial fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
     fn give_up_on(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+        self.give_up_for(id, KillReason::of(&failure), failure, now, actions);
+    }
+
+    fn give_up_for(
+        &mut self,
+        id: WorkerId,
+        why: KillReason,
+        failure: Failure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
         let fails = self.is_on_trial(worker.generation) && reload::is_failure(&worker, None);
-        self.kill(id, now, actions);
+        self.kill(id, why, now, actions);
         if fails {
             self.fail(failure, now, actions);
         }
@@ -265,23 +277,6 @@ impl Machine {
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         self.scheduler.stop(worker, actions);
         self.supervision.drain(worker, !self.is_stopping(), LONGEST, now, actions);
-    }
-
-    pub(super) fn kill(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let state = self.supervision.get(id).map(|worker| worker.state);
-        if !matches!(state, None | Some(WorkerState::Killed { .. })) {
-            self.scheduler.forsake(id);
-            self.scheduler.stop(id, actions);
-            self.supervision.kill(id, now, actions);
-        }
-    }
-
-    pub(super) fn kill_where(&mut self, doomed: impl Fn(WorkerState) -> bool, now: Instant, actions: &mut Vec<Action>) {
-        let workers: Vec<_> =
-            self.supervision.workers().filter(|(_, worker)| doomed(worker.state)).map(|(id, _)| id).collect();
-        for worker in workers {
-            self.kill(worker, now, actions);
-        }
     }
 
     pub(super) fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {

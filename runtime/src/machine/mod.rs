@@ -7,6 +7,7 @@
 //! - `budget`: when a reload may begin beside the generations that still drain;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
 //! - `clearing`: how a listener ends that a reload has removed;
+//! - `kill`: why a worker is killed;
 //! - `supervision`: the workers, the state and the deadline of each;
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
 //! - `watchdog`: which worker hangs;
@@ -22,6 +23,7 @@ mod budget;
 mod clearing;
 mod evidence;
 mod generation;
+mod kill;
 mod lifecycle;
 mod listeners;
 mod master;
@@ -44,6 +46,7 @@ use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 pub(crate) use self::budget::Delay;
 pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
 pub(crate) use self::generation::GenerationState;
+pub(crate) use self::kill::KillReason;
 pub(crate) use self::master::Machine;
 pub(crate) use self::orders::Scale;
 pub(crate) use self::recycling::{Limits, Worn};
@@ -186,7 +189,7 @@ pub(crate) enum Action {
     /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
     Spawn { worker: WorkerId, slot: Slot, generation: Generation },
     /// Kill a worker's process group at once.
-    Kill { worker: WorkerId },
+    Kill { worker: WorkerId, why: KillReason },
     /// Tell a hung worker to abort. It is killed a little later if it still lives.
     Abort { worker: WorkerId },
     /// Tell a worker that it may accept.

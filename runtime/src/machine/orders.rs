@@ -7,7 +7,7 @@ use everport_handoff::id::WorkerId;
 
 use super::generation::Course;
 use super::reload::Duty;
-use super::{Action, Machine, WorkerState};
+use super::{Action, KillReason, Machine, WorkerState};
 
 /// How many workers are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +36,12 @@ impl Machine {
             Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. })
                 if !self.is_stopping() =>
             {
-                self.supervision.give_up_slot(id, now, actions);
+                self.supervision.dismiss(id, now, actions);
                 self.scheduler.stop(id, actions);
                 self.supervision.drain(id, true, KILL_GRACE, now, actions);
                 self.fill_slots(now, actions);
             }
-            _ => self.kill(id, now, actions),
+            _ => self.kill(id, KillReason::Asked, now, actions),
         }
     }
 
@@ -74,7 +74,9 @@ impl Machine {
     /// Nobody needs this worker any more: it drains if it ever served.
     fn retire_worker(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         match self.supervision.get(id).map(|worker| worker.state) {
-            Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
+            Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => {
+                self.kill(id, KillReason::NotNeeded, now, actions);
+            }
             Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. }) => {
                 self.drain(id, now, actions);
             }

@@ -15,19 +15,16 @@ use super::link::{Cargo, Link, Order, OrderError, Room};
 use super::measure::resident_memory;
 use super::poller::Source;
 use super::records::Ended;
-use super::{Shell, clock};
+use super::{Shell, clock, records};
 use crate::config::Protocol;
-use crate::machine::{Action, ConnectionId, Event, Outcome, RequestId, Settled, Spread};
+use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
-            Action::Kill { worker } => {
-                self.kill(worker);
-                self.kill_foreign(worker);
-            }
+            Action::Kill { worker, why } => self.kill(worker, why),
             Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => {
@@ -158,11 +155,11 @@ impl Shell {
         Ok(self.poller.add(&link.channel, Source::Channel(worker))?)
     }
 
-    fn kill(&mut self, worker: WorkerId) {
-        let Some(link) = self.links.get(&worker) else { return };
-        if let Some(process) = &link.process {
-            info!(%worker, pid = process.pid(), "worker killed");
+    fn kill(&mut self, worker: WorkerId, why: KillReason) {
+        if let Some(process) = self.process(worker) {
+            info!(%worker, pid = process.pid(), why = records::describe_kill(why), "worker killed");
             process.kill();
+            self.explain_unready(worker);
         }
     }
 

@@ -3,9 +3,13 @@
 //! Invariant: orders reach the worker in the order in which they were given; while one waits for room in the channel, no
 //! offer is sent.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
 use everport_handoff::bootstrap::{Identity, MasterEnds};
@@ -378,7 +382,17 @@ impl Link {
     pub(crate) fn figures(&self) -> Figures {
         let figures = self.board.figures();
         // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
-        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
+        let sane = |figure: u64| figure.min(u32::MAX.into());
+        let active = sane(figures.active);
+        let (guards, requests, lingered) = (sane(figures.guards), sane(figures.requests), sane(figures.lingered));
+        let (idle, unread) = (figures.idle.min(active), figures.unread.min(active));
+        Figures { active, guards, requests, lingered, idle, unread, ..figures }
+    }
+
+    /// How long its oldest connection has lasted, as far as a process that is `uptime` old can say.
+    pub(crate) fn oldest(&self, uptime: Duration) -> Option<Duration> {
+        let oldest = Some(self.figures().oldest).filter(|oldest| *oldest > 0)?;
+        Some(Duration::from_millis(everport_handoff::board::now().saturating_sub(oldest)).min(uptime))
     }
 
     /// Asks the worker to ring at every change, or no longer.
@@ -400,48 +414,4 @@ fn batch_length(offers: &[ConnectionId], connections: &Connections) -> usize {
         left.is_some()
     };
     offers.iter().take_while(fits).count().max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use everport_handoff::bootstrap;
-    use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
-    use everport_handoff::name::SocketName;
-
-    use super::super::connections::Connection;
-    use super::super::process::Launcher;
-    use super::super::surroundings::Output;
-    use super::*;
-    use crate::config::{Config, RawConfig, Setting, Source};
-
-    #[test]
-    fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
-        // It keeps its end of the channel open, and reads nothing.
-        let mut raw = RawConfig::default();
-        for word in ["sleep", "60"] {
-            raw.add(Setting::Program, word, Source::Flag);
-        }
-        let config = Config::try_from(raw).unwrap();
-        let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
-        let ends = bootstrap::prepare().unwrap();
-        let mut launcher = Launcher::new(&config, None).unwrap();
-        let inherited = &ends.inherited;
-        let process = launcher
-            .spawn(identity.generation, |command, _| inherited.pass_to(command, identity), &Output::Inherited)
-            .unwrap();
-        let bell = || everport_handoff::board::bell().unwrap();
-        let mut link = Link::new(identity, ends, [bell(), bell()], process);
-        let mut connections = Connections::default();
-        let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
-        let ids = peers.map(|peer| connections.keep(Connection::new(bell(), peer, ListenerId(1))));
-        for id in ids {
-            assert!(link.stage(id).unwrap());
-        }
-        let sent = link.send_offers(&connections);
-        assert_eq!((sent.failed, sent.unsayable), (Vec::new(), vec![ids[1]]));
-        assert_eq!(sent.room.unwrap(), Room::Enough);
-        let process = link.process.take().unwrap();
-        process.kill();
-        process.wait().unwrap();
-    }
 }

@@ -115,9 +115,9 @@ fn hung_worker_is_aborted_then_killed_and_loses_its_offers_at_once() {
     assert_eq!((world.untaken(2), world.taken(1)), (0, 1));
     assert!(!world.did(&Action::Abort { worker: WorkerId(1) }));
     world.pass_millis(4_999);
-    assert!(!world.did(&Action::Kill { worker: WorkerId(2) }));
+    assert!(world.killed(2).is_none());
     world.pass_millis(1);
-    assert!(world.did(&Action::Kill { worker: WorkerId(2) }));
+    assert!(world.killed(2).is_some());
     world.exit(2, 134);
     assert_eq!(newest(&world), 3);
 }

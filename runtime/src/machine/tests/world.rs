@@ -149,6 +149,8 @@ pub(super) struct World {
     preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
+    /// The listeners that were closed. Another may have come under the same id since, as in no real master.
+    closed: BTreeSet<ListenerId>,
     events: VecDeque<Event>,
     offered_once: BTreeSet<ConnectionId>,
     backoff: Backoff,
@@ -183,6 +185,7 @@ impl World {
             preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
+            closed: BTreeSet::new(),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
             backoff: Backoff::new(settings.care),
@@ -383,6 +386,14 @@ impl World {
 
     pub(super) fn count(&self, wanted: impl Fn(&Action) -> bool) -> usize {
         self.log.iter().filter(|action| wanted(action)).count()
+    }
+
+    /// Why a worker was killed, if it was.
+    pub(super) fn killed(&self, worker: u64) -> Option<KillReason> {
+        self.log.iter().find_map(|action| match action {
+            Action::Kill { worker: killed, why } if killed.0 == worker => Some(*why),
+            _ => None,
+        })
     }
 
     /// How the last reload ended.

@@ -128,7 +128,7 @@ impl World {
     fn perform(&mut self, action: &Action) {
         match *action {
             Action::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
-            Action::Kill { worker } => {
+            Action::Kill { worker, .. } => {
                 self.told(worker, Told::Kill);
                 self.cut_off_worker(worker);
                 self.worker(worker.0).mood = Mood::Blocked;
@@ -174,6 +174,7 @@ impl World {
             }
             Action::CloseListener { listener } => {
                 self.ports.remove(&listener).expect("a listener is closed once");
+                self.closed.insert(listener);
             }
             Action::StartAccepting { listener } => self.set_accepting(listener, true),
             Action::StopAccepting { listener } => self.set_accepting(listener, false),
