@@ -32,5 +32,6 @@ mod soak; // Everything at once, for as long as asked.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
 mod tidy; // Rules for the code itself.
+mod tls; // TLS sessions, in whichever worker.
 mod udp; // Datagrams.
 mod unnoticed; // That HTTP clients notice nothing.

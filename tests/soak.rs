@@ -19,8 +19,11 @@ const SHORT: Duration = Duration::from_secs(5);
 /// How many connections do nothing at all, if nobody says otherwise.
 const SILENT: u64 = 200;
 
-/// What happens again and again. With a number it is the time from the commit until the old generation was gone.
-const EVENTS: [(&str, fn(&Master) -> Option<Duration>); 5] = [
+/// Lets something happen. After a reload it tells how long the old generation was still there.
+type Event = fn(&Master) -> Option<Duration>;
+
+/// What happens again and again.
+const EVENTS: [(&str, Event); 5] = [
     ("reload", |master| Some(reload(master))),
     ("scale down", |master| order(master, "/scale?to=1")),
     ("scale up", |master| order(master, "/scale?to=2")),

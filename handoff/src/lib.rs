@@ -35,7 +35,7 @@
 //! finishes what it has and leaves by a code of its own ([`worker`]).
 //!
 //! [`address`] and [`name`] are the text and the value of an address, [`socket`] binds, [`id`] names things, [`adapter`] fits
-//! the listeners into frameworks.
+//! the listeners into frameworks. [`tickets`] are the keys by which a TLS client resumes its session in any worker.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("everport runs on Linux (5.10 or newer) only: it is built on pidfd, memfd seals, eventfd and epoll");
@@ -59,4 +59,7 @@ pub mod privileges;
 pub mod serve;
 pub mod socket;
 mod sys;
+pub mod tickets;
+#[cfg(feature = "rustls")]
+pub mod tls;
 pub mod worker;

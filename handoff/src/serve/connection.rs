@@ -40,7 +40,7 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves a connection to its end, or until it has moved.
 pub(super) async fn serve<I: Transport, S: HttpService>(mut io: I, service: S, mut phase: Phase) {
-    let (mut unread, mut service, mut moves) = (Bytes::new(), service, true);
+    let (mut unread, mut service, mut moves) = (Bytes::new(), service, I::MOVES);
     let mut drain = *phase.borrow_and_update();
     loop {
         let end = Http1::new(io, unread, service, moves).run(&mut phase, &mut drain).await;
@@ -123,7 +123,7 @@ type Connection<I, S> = http1::UpgradeableConnection<TokioIo<Wire<I>>, Counted<S
 struct Http1<I: Transport, S: HttpService> {
     connection: Connection<I, S>,
     pulse: Arc<Pulse>,
-    /// Whether nobody has refused to take it over.
+    /// Whether it can move, and nobody has refused to take it over.
     moves: bool,
 }
 

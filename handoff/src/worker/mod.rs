@@ -6,6 +6,7 @@
 //! - `driver`: the task that reads the channel; `watch`, `deadlines`: the thread that keeps time and sees the master go;
 //! - `port`, `copy`, `waiters`, `index`: one listener as the worker holds it;
 //! - `tie`: one connection in the worker's count; `ages`: which of them is the oldest; `activity`: which is in a request;
+//! - `tickets`: the keys of session tickets;
 //! - `process`: the one worker of this process, its signals and its end.
 //!
 //! Invariant: in a process without a master nothing here does anything, and a server runs as it would without Everport.
@@ -26,6 +27,7 @@ pub(crate) mod state;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tickets;
 pub(crate) mod tie;
 pub(crate) mod waiters;
 mod watch;

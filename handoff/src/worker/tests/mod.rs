@@ -10,6 +10,8 @@ mod resumed;
 #[cfg(feature = "http")]
 mod serving;
 mod shared;
+#[cfg(feature = "rustls")]
+mod tickets;
 mod unread;
 
 use std::future::Future;

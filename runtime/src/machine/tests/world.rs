@@ -140,6 +140,7 @@ pub(super) struct World {
     pub(super) dies_slowly: bool,
     /// Whether the next process cannot be started.
     pub(super) next_spawn_fails: bool,
+    pub(super) has_ticket_keys: bool,
     /// How much memory every worker that drains has.
     pub(super) memory: u64,
     /// What the next reload finds.
@@ -178,6 +179,7 @@ impl World {
             tickets: BTreeMap::new(),
             dies_slowly: false,
             next_spawn_fails: false,
+            has_ticket_keys: false,
             memory: 0,
             plan: Plan { settings, configured: BTreeMap::from([(PORT, Spread::Offered)]), fails: false },
             preparing: None,
@@ -216,6 +218,7 @@ impl World {
                 recycle: Limits::default(),
                 recycle_at_once: 1,
             },
+            ticket_rotation: Duration::from_secs(12 * 60 * 60),
         }
     }
 

@@ -185,6 +185,11 @@ impl World {
                 let Process { memory, taken_in_all: taken, .. } = *self.worker(worker.0);
                 self.events.push_back(Event::Measured { worker, memory: Some(memory), taken });
             }
+            Action::RotateTicketKeys => self.has_ticket_keys = true,
+            Action::SendTicketKeys { worker } => {
+                assert!(self.has_ticket_keys, "there are no keys to send");
+                assert!(!self.worker(worker.0).exited, "{worker:?} is sent keys when it has gone");
+            }
             Action::SlotRests { generation, slot, .. } => self.backoff.rests(generation, slot),
             Action::SlotRecovered { generation, slot } => self.backoff.recovers(generation, slot, self.now),
             Action::Recycling { worker, .. } => {
