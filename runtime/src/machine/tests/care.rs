@@ -117,7 +117,7 @@ fn hung_worker_is_aborted_then_killed_and_loses_its_offers_at_once() {
     world.pass_millis(4_999);
     assert!(world.killed(2).is_none());
     world.pass_millis(1);
-    assert!(world.killed(2).is_some());
+    assert_eq!(world.killed(2), Some(KillReason::Hung));
     world.exit(2, 134);
     assert_eq!(newest(&world), 3);
 }
@@ -313,7 +313,7 @@ fn stop_ends_a_pause_with_everything_else() {
 fn killed_worker_is_replaced_as_after_a_crash() {
     let mut world = World::serving();
     world.feed(Event::KillAsked { worker: WorkerId(2) });
-    assert!(world.killed(2).is_some());
+    assert_eq!(world.killed(2), Some(KillReason::Asked));
     assert_eq!(newest(&world), 3);
     world.feed(Event::KillAsked { worker: WorkerId(2) });
     assert_eq!(world.count(|action| matches!(action, Action::Kill { .. })), 1);
