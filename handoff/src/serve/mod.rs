@@ -102,19 +102,19 @@ impl<K: Kind, A: App<K, Form>, Form: 'static> Serve<K, A, Form> {
         let mut begun = pin!(phase::begun(link.clone()));
         let mut over = pin!(phase::nothing_more_comes(link));
         let (phase, watching) = watch::channel(None);
-        loop {
+        let mut signalled = false;
+        let drains = loop {
             tokio::select! {
                 biased;
-                drain = &mut begun, if phase.borrow().is_none() => {
-                    phase.send_replace(Some(drain));
-                }
-                () = &mut over => break,
-                () = &mut signal => {
+                drain = &mut begun, if phase.borrow().is_none() => drop(phase.send_replace(Some(drain))),
+                () = &mut over => break true,
+                () = &mut signal, if !signalled => {
+                    signalled = true;
                     // A drain says more than the signal, which may well follow from it.
                     if phase.borrow().is_none() {
                         phase.send_replace(Some(Drain { successor: false, deadline: Instant::now() + GRACE }));
+                        break false;
                     }
-                    break;
                 }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => begin(&mut app, stream, &peer, watching.clone()).await,
@@ -125,9 +125,12 @@ impl<K: Kind, A: App<K, Form>, Form: 'static> Serve<K, A, Form> {
                     }
                 },
             }
-        }
-        drop((listener, watching));
+        };
+        // What moves in a drain is handed over by its listener; otherwise the port is given up at once.
+        let listener = drains.then_some(listener);
+        drop(watching);
         phase.closed().await;
+        drop(listener);
     }
 }
 

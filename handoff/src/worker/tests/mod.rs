@@ -7,6 +7,8 @@ mod lost;
 mod offers;
 mod parcels;
 mod resumed;
+#[cfg(feature = "http")]
+mod serving;
 mod shared;
 mod unread;
 
