@@ -231,8 +231,17 @@ pub struct Listening {
     pub listener: ListenerId,
     /// The address that it is bound to, with the real port.
     pub local: SocketName,
-    /// Whether the listener itself comes with this message: policy `none`, and UDP.
-    pub shared: bool,
+    /// How the worker waits there, if the listener itself comes with this message: policy `none`, and UDP.
+    pub shared: Option<Sharing>,
+}
+
+/// How workers wait at a socket that they share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sharing {
+    /// Whatever comes wakes all that wait: the cheapest for a few workers.
+    Together,
+    /// A connection wakes one, the one that has waited longest: the cheapest for many.
+    InLine,
 }
 
 /// Why a listener could not be had.

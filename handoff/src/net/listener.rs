@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -19,10 +19,12 @@ use super::resumed::Resumed;
 use super::stream::Stream;
 use super::unread::Unread;
 use crate::address::ListenAddress;
+use crate::message::Sharing;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
-use crate::worker::copy::{AtDrain, SharedCopy};
+use crate::worker::copy::{AtDrain, Registered, SharedCopy};
+use crate::worker::line::Place;
 use crate::worker::link::Link;
 use crate::worker::port::{Incoming, Port, decline};
 use crate::worker::tie::Tie;
@@ -41,13 +43,20 @@ enum Origin {
     Plain {
         // Dropped before the socket, which keeps the file's inode from being used again.
         _file: Option<UnixFile>,
-        socket: Socket,
+        socket: AsyncFd<OwnedFd>,
     },
     /// From the master, and from the socket that it shares, if it does.
     Handed { port: Port, copy: Arc<SharedCopy<Socket>> },
 }
 
-type Socket = AsyncFd<OwnedFd>;
+/// A listening socket of this process, by how it waits there.
+enum Socket {
+    /// With all others that share it.
+    Watched(AsyncFd<OwnedFd>),
+    /// In line.
+    InLine(Arc<Place>),
+}
+
 type Accepted<K> = io::Result<(Stream<K>, <K as Kind>::Addr)>;
 
 impl<K: Kind> Listener<K> {
@@ -70,11 +79,16 @@ impl<K: Kind> Listener<K> {
         match source {
             Source::Plain { socket, file, local } => Ok(Self {
                 local: K::addr(&local).ok_or_else(other_kind)?,
-                origin: Origin::Plain { _file: file, socket: register(socket)? },
+                origin: Origin::Plain { _file: file, socket: readiness::watch(socket, Interest::READABLE)? },
             }),
             Source::Handed(port) => {
-                copy.register(|socket| match rustix::net::sockopt::socket_type(&socket)? {
-                    SocketType::STREAM => register(socket),
+                let line = match port.sharing() {
+                    Some(Sharing::InLine) => Some(port.link().line()?),
+                    Some(Sharing::Together) | None => None,
+                };
+                copy.register(|socket| match (rustix::net::sockopt::socket_type(&socket)?, &line) {
+                    (SocketType::STREAM, Some(line)) => Ok(Socket::InLine(Place::new(line, &port, socket))),
+                    (SocketType::STREAM, None) => readiness::watch(socket, Interest::READABLE).map(Socket::Watched),
                     _ => Err(other_kind()),
                 })?;
                 Ok(Self { local: K::addr(port.local()).ok_or_else(other_kind)?, origin: Origin::Handed { port, copy } })
@@ -104,13 +118,17 @@ impl<K: Kind> Listener<K> {
                 if let Some(accepted) = take_fresh(port) {
                     return accepted;
                 }
-                match open(port, copy) {
-                    Some(socket) => tokio::select! {
+                match open(port, copy).as_deref() {
+                    Some(Socket::Watched(socket)) => tokio::select! {
                         biased;
                         () = woken => {}
                         ready = socket.readable() => if let Some(accepted) = accept_shared(port, ready?) {
                             return accepted;
                         },
+                    },
+                    Some(Socket::InLine(place)) => match accept_in_line(port, place) {
+                        Some(accepted) => return accepted,
+                        None => woken.await,
                     },
                     None => woken.await,
                 }
@@ -137,8 +155,13 @@ impl<K: Kind> Listener<K> {
                     return Poll::Ready(accepted);
                 }
                 while let Some(socket) = open(port, copy) {
-                    let ready = ready!(socket.poll_read_ready(cx))?;
-                    if let Some(accepted) = accept_shared(port, ready) {
+                    let accepted = match &*socket {
+                        Socket::Watched(socket) => accept_shared(port, ready!(socket.poll_read_ready(cx))?),
+                        Socket::InLine(place) => {
+                            Some(ready!(accept_in_line(port, place).map_or(Poll::Pending, Poll::Ready)))
+                        }
+                    };
+                    if let Some(accepted) = accepted {
                         turn.made_progress();
                         return Poll::Ready(accepted);
                     }
@@ -205,8 +228,13 @@ pub(super) struct Taken<K: Kind, L> {
     pub(super) load: L,
 }
 
-/// Takes the oldest offer for `accept`.
+/// Takes what has come back, or the oldest offer, for `accept`.
 fn take_fresh<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    if port.sharing() == Some(Sharing::InLine)
+        && let Some(accepted) = take_returned(port)
+    {
+        return Some(accepted);
+    }
     let taken = take_offer::<K, _>(port.link(), || port.inbox().pop())?;
     Some(
         taken.map(|Taken { io, peer, tie, load }| {
@@ -276,8 +304,55 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
     Some(stream(io, &name, Some(port)))
 }
 
-fn register(socket: OwnedFd) -> io::Result<Socket> {
-    readiness::watch(socket, Interest::READABLE)
+/// As [`accept_shared`], in line. `None` also means that those who wait are woken when it is their turn.
+fn accept_in_line<K: Kind>(port: &Port, place: &Place) -> Option<Accepted<K>> {
+    let link = port.link();
+    // Held as in `take_offer`.
+    let state = link.state();
+    if !state.uses_shared() {
+        return None;
+    }
+    let (io, name) = match place.accept()? {
+        Ok(accepted) => accepted,
+        Err(error) => return Some(Err(error)),
+    };
+    link.board().count_taken();
+    Some(stream(io, &name, Some(port)))
+}
+
+/// A connection that this process has accepted for another worker, and that came back. It is counted already.
+fn take_returned<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    if !port.link().state().takes_offers() {
+        return None;
+    }
+    let (returned, name) = port.inbox().pop_returned()?;
+    port.link().board().count_taken();
+    let (socket, tie) = returned.into_parts();
+    let registered = register_stream::<K>(socket, &name);
+    Some(registered.map(|(io, peer)| (Stream::new(io, Some(peer.clone()), Some(tie), Unread::default()), peer)))
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Watched(socket) => socket.as_fd(),
+            Self::InLine(place) => place.as_fd(),
+        }
+    }
+}
+
+impl Registered for Socket {
+    fn pause(&self) {
+        if let Self::InLine(place) = self {
+            place.leave();
+        }
+    }
+
+    fn abandon(&self) {
+        if let Self::InLine(place) = self {
+            place.abandon();
+        }
+    }
 }
 
 /// A connection that this process itself has accepted.

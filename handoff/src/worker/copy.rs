@@ -36,10 +36,22 @@ enum Holding<S> {
     Closed,
 }
 
+/// What a copy is registered as.
+pub(crate) trait Registered: AsFd + Send + Sync {
+    /// The worker accepts no more, for now or for ever.
+    fn pause(&self) {}
+    /// The master is lost, and the file about to be closed.
+    fn abandon(&self) {}
+}
+
+impl Registered for tokio::net::UdpSocket {}
+
 /// What the link does with a copy, whatever it is registered as.
 pub(crate) trait Shared: Send + Sync {
     /// Keeps the socket that came from the master.
     fn arrive(&self, socket: OwnedFd);
+    /// Does what is right when the worker is paused.
+    fn pause(&self);
     /// Does what is right when the worker drains.
     fn drain(&self);
     /// Closes the file at once, even while it is in use on a thread that is blocked: the port is free afterwards. The
@@ -77,7 +89,7 @@ impl<S> SharedCopy<S> {
     }
 }
 
-impl<S: AsFd + Send + Sync> Shared for SharedCopy<S> {
+impl<S: Registered> Shared for SharedCopy<S> {
     fn arrive(&self, socket: OwnedFd) {
         let mut holding = self.lock();
         if let Holding::Nothing = *holding {
@@ -85,10 +97,19 @@ impl<S: AsFd + Send + Sync> Shared for SharedCopy<S> {
         }
     }
 
+    fn pause(&self) {
+        // Not under the lock, for what it passes on may go a long way.
+        if let Some(socket) = self.get() {
+            socket.pause();
+        }
+    }
+
     fn drain(&self) {
         if self.at_drain == AtDrain::Close {
             let given_up = std::mem::replace(&mut *self.lock(), Holding::Closed);
-            drop(given_up);
+            if let Holding::Registered(socket) = given_up {
+                socket.pause();
+            }
         }
     }
 
@@ -96,6 +117,7 @@ impl<S: AsFd + Send + Sync> Shared for SharedCopy<S> {
         let mut holding = self.lock();
         match &*holding {
             Holding::Registered(socket) => {
+                socket.abandon();
                 if let Err(error) = blank(socket.as_fd(), silent) {
                     tracing::debug!(%error, "close a shared socket at once");
                 }

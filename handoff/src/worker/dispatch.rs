@@ -95,6 +95,9 @@ impl Link {
             ToWorker::Activate => self.turn_to(State::Active),
             ToWorker::Pause => {
                 self.turn_to(State::Paused);
+                for inbox in self.inboxes() {
+                    inbox.copy.pause();
+                }
                 self.give_back_all();
             }
             ToWorker::Drain { successor, grace } => self.drain(Orders { successor, grace }),
@@ -136,15 +139,15 @@ impl Link {
         let answer = match answer {
             Ok(Listening { listener, local, shared }) => {
                 desk.listeners.insert(listener, Arc::clone(&inbox));
-                let port = Port::new(Arc::clone(self), listener, local, Arc::clone(&inbox), index);
+                let port = Port::new(Arc::clone(self), (listener, shared), local, Arc::clone(&inbox), index);
                 // A port that goes nowhere takes the desk's lock when it is dropped: not before the end of this block.
                 match (shared, fds.into_iter().next()) {
-                    (false, _) => Ok(port),
-                    (true, Some(socket)) => {
+                    (None, _) => Ok(port),
+                    (Some(_), Some(socket)) => {
                         inbox.copy.arrive(socket);
                         Ok(port)
                     }
-                    (true, None) => Err((Some(port), no_descriptor_left())),
+                    (Some(_), None) => Err((Some(port), no_descriptor_left())),
                 }
             }
             Err(failure) => Err((None, to_io_error(failure))),
@@ -213,11 +216,12 @@ impl Link {
         }
     }
 
-    fn drain(&self, orders: Orders) {
+    fn drain(self: &Arc<Self>, orders: Orders) {
         self.order(orders);
         self.begin_end(Cause::Drain);
         for inbox in self.inboxes() {
             inbox.copy.drain();
+            self.pass_on_returned(&inbox);
         }
         self.give_back_all();
         self.wake_all();

@@ -42,6 +42,7 @@ mod watchdog;
 use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+use everport_handoff::message::Sharing;
 
 pub(crate) use self::budget::Delay;
 pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
@@ -204,7 +205,7 @@ pub(crate) enum Action {
     Forget { worker: WorkerId },
 
     /// Answer a worker's `Listen`: the listener is its to use.
-    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId, sharing: Sharing },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
     RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// Let nobody new in at a listener. Whoever waits there is accepted yet.

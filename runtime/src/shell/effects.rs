@@ -7,7 +7,7 @@ use std::time::Instant;
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{ListenerId, WorkerId};
-use everport_handoff::message::{ListenFailure, Listening, ToWorker};
+use everport_handoff::message::{ListenFailure, Listening, Sharing, ToWorker};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
 
@@ -37,7 +37,9 @@ impl Shell {
                 self.foreigners.forget(worker);
                 self.drop_pins();
             }
-            Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
+            Action::AnswerListen { worker, request, listener, sharing } => {
+                self.answer_listen(worker, request, listener, sharing);
+            }
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
             Action::ShutOut { listener } => self.shut_out(listener),
             Action::LetIn { listener } => self.let_in(listener),
@@ -335,10 +337,10 @@ impl Shell {
         self.listeners.close(listener);
     }
 
-    fn answer_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId) {
+    fn answer_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId, sharing: Sharing) {
         let Some(held) = self.listeners.get(listener) else { return };
-        let shared = held.spread == Spread::Shared;
-        let copy = if shared { held.bound.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
+        let shared = (held.spread == Spread::Shared).then_some(sharing);
+        let copy = if shared.is_some() { held.bound.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
         let (answer, fd) = match copy {
             Ok(fd) => (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd),
             Err(error) => (
