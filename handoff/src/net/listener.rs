@@ -348,6 +348,12 @@ impl Registered for Socket {
         }
     }
 
+    fn look_again(&self) {
+        if let Self::InLine(place) = self {
+            place.look_again();
+        }
+    }
+
     fn abandon(&self) {
         if let Self::InLine(place) = self {
             place.abandon();

@@ -40,6 +40,8 @@ enum Holding<S> {
 pub(crate) trait Registered: AsFd + Send + Sync {
     /// The worker accepts no more, for now or for ever.
     fn pause(&self) {}
+    /// Looks whether it has missed something.
+    fn look_again(&self) {}
     /// The master is lost, and the file about to be closed.
     fn abandon(&self) {}
 }
@@ -52,6 +54,8 @@ pub(crate) trait Shared: Send + Sync {
     fn arrive(&self, socket: OwnedFd);
     /// Does what is right when the worker is paused.
     fn pause(&self);
+    /// Looks whether something was missed.
+    fn look_again(&self);
     /// Does what is right when the worker drains.
     fn drain(&self);
     /// Closes the file at once, even while it is in use on a thread that is blocked: the port is free afterwards. The
@@ -101,6 +105,12 @@ impl<S: Registered> Shared for SharedCopy<S> {
         // Not under the lock, for what it passes on may go a long way.
         if let Some(socket) = self.get() {
             socket.pause();
+        }
+    }
+
+    fn look_again(&self) {
+        if let Some(socket) = self.get() {
+            socket.look_again();
         }
     }
 

@@ -12,7 +12,8 @@
 //! queueing up anew makes it fair.
 //!
 //! Invariant: who was called takes one connection, or passes one on through the master, whatever its runtime does: the others
-//! sleep, and nobody calls them for that one. Who lines up has seen that nobody is there.
+//! sleep, and nobody calls them for that one. Who lines up has seen that nobody is there. What a worker takes to its grave, the
+//! next one sees that looks again, within a second.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -165,12 +166,30 @@ impl Place {
             }
         }
         // Whoever has come since is seen here: the call is at once.
-        let data = EventData::new_u64(self.number);
-        match epoll::add(&self.line.epoll, &self.socket, data, EventFlags::IN | EventFlags::EXCLUSIVE) {
-            Ok(()) => *wait = Wait::Waiting,
-            Err(error) => return Some(Err(error.into())),
+        match self.queue_up() {
+            Ok(()) => {
+                *wait = Wait::Waiting;
+                None
+            }
+            Err(error) => Some(Err(error)),
         }
-        None
+    }
+
+    /// Queues up anew, which sees whoever is there: another worker may have been called for them and have died since.
+    pub(crate) fn look_again(&self) {
+        let mut wait = self.wait();
+        if *wait == Wait::Waiting {
+            self.leave_epoll();
+            if let Err(error) = self.queue_up() {
+                tracing::debug!(%error, "line up again");
+                *wait = Wait::Away;
+            }
+        }
+    }
+
+    fn queue_up(&self) -> io::Result<()> {
+        let data = EventData::new_u64(self.number);
+        Ok(epoll::add(&self.line.epoll, &self.socket, data, EventFlags::IN | EventFlags::EXCLUSIVE)?)
     }
 
     /// A connection is there. `false`: the worker does not wait any more.

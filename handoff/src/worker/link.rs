@@ -473,6 +473,13 @@ impl Link {
         self.desk().listeners.values().cloned().collect()
     }
 
+    /// Looks at the shared listeners again: some other worker may have died with what it was called for.
+    pub(super) fn look_again(&self) {
+        for inbox in self.inboxes() {
+            inbox.copy.look_again();
+        }
+    }
+
     /// Makes the watcher look at the state.
     pub(super) fn raise_alarm(&self) {
         // It fails only when the counter is full: then the watcher is awake already.

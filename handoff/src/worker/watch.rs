@@ -42,6 +42,7 @@ fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
         }
         if turn.beat {
             link.kick.notify_one();
+            link.look_again();
         }
         if turn.soften {
             link.soften();

@@ -1,6 +1,10 @@
 //! The line: one connection wakes one worker, each gets its share, and whoever is called and does not come keeps nobody
 //! waiting.
 
+use std::mem::MaybeUninit;
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
 use super::*;
 
 /// A worker that is active and has a place at the shared listener, number 1.
@@ -23,7 +27,7 @@ fn connect(shared: &StdListener) -> StdStream {
     StdStream::connect(shared.local_addr().unwrap()).unwrap()
 }
 
-/// Whether this is a worker that lined up, sees a connection and never takes it: the connection goes to the master.
+/// The worker passes this client on, unread.
 async fn gives(master: &Master, client: &StdStream) -> Handover {
     let handover = master.hear_handover().await;
     let offer = (handover.offer, handover.peer.clone(), handover.parcel.clone());
@@ -88,7 +92,7 @@ async fn what_nobody_else_could_take_is_accepted_here() {
 }
 
 #[tokio::test]
-async fn what_was_passed_on_when_the_master_is_lost_is_accepted_if_it_was_not_sent() {
+async fn what_went_with_a_lost_master_is_counted_no_more() {
     let shared = shared();
     let (master, link, listener) = joins(&shared).await;
     assert!(pends(listener.accept()));
@@ -97,7 +101,26 @@ async fn what_was_passed_on_when_the_master_is_lost_is_accepted_if_it_was_not_se
     drop((handover, master));
     link.lose_master();
     assert!(pends(listener.accept()));
-    assert_eq!(link.board().active().load(std::sync::atomic::Ordering::Relaxed), 0, "it went with the master");
+    assert!(!link.left().work);
+}
+
+/// Somebody before it in the line was called, and has gone.
+#[tokio::test]
+async fn what_another_one_took_to_its_grave_is_seen_within_a_beat() {
+    let shared = shared();
+    let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    epoll::add(&epoll, &shared, EventData::new_u64(0), EventFlags::IN | EventFlags::EXCLUSIVE).unwrap();
+    let dying = std::thread::spawn(move || {
+        epoll::wait(&epoll, &mut [const { MaybeUninit::uninit() }; 1][..], None).unwrap().1.len()
+    });
+    let (_master, link, listener) = joins(&shared).await;
+    let mut accept = Box::pin(listener.accept());
+    assert!(still_pends(&mut accept));
+    let client = connect(&shared);
+    dying.join().unwrap();
+    // The watcher calls this once for each beat.
+    link.look_again();
+    assert_eq!(accept.await.unwrap().1, client.local_addr().unwrap());
 }
 
 #[tokio::test]
