@@ -11,6 +11,7 @@
 //! | 13 | 104..112 | worker | when its oldest connection began: milliseconds of the monotonic clock, 0 for none |
 //! | 14 | 112..120 | worker | connections that it closed at the soft deadline |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
+//! | 17 | 136..144 | master | ring at ends: the worker shall wake the master whenever a connection ends |
 //! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!
 //! What the worker writes, what the master writes and the words lie on cache lines of their own. Figures are relaxed
@@ -37,6 +38,7 @@ const ACTIVE: usize = 9;
 const GUARDS: usize = 10;
 const TAKEN: usize = 11;
 const RING: usize = 16;
+const RING_AT_ENDS: usize = 17;
 const OFFERS: usize = 32;
 
 const _: () = assert!(OFFERS + OFFER_WORDS <= WORDS);
@@ -121,6 +123,11 @@ impl MasterBoard {
     /// Asks the worker to wake the master at every change, or no longer. After asking, read every offer once more.
     pub fn ask_ring(&self, on: bool) {
         offer::ask(&self.page[RING], on);
+    }
+
+    /// Asks the worker to wake the master whenever a connection ends, or no longer. After asking, read the figures once more.
+    pub fn ask_ring_at_ends(&self, on: bool) {
+        offer::ask(&self.page[RING_AT_ENDS], on);
     }
 
     /// What the worker says of itself.
@@ -208,6 +215,15 @@ impl WorkerBoard {
     /// The number of connections that the application holds.
     pub fn active(&self) -> &AtomicU64 {
         &self.page[ACTIVE]
+    }
+
+    /// Counts one connection less. Returns whether it was the last.
+    pub fn count_ended(&self) -> bool {
+        let last = self.active().fetch_sub(1, Ordering::Relaxed) == 1;
+        if offer::asked(&self.page[RING_AT_ENDS]) {
+            self.wake_master();
+        }
+        last
     }
 
     /// The number of guards that the application holds.

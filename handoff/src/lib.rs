@@ -46,6 +46,7 @@ pub mod message;
 pub mod name;
 pub mod net;
 pub mod offer;
+pub mod policy;
 pub mod privileges;
 pub mod socket;
 mod sys;

@@ -184,10 +184,7 @@ fn look_for_offer<K: Kind>(port: &Port) -> Option<Accepted<K>> {
         let Incoming { id, socket, peer } = port.pop()?;
         // Registered first, for what cannot be registered must not be taken.
         let accepted = match register_stream::<K>(socket, &peer) {
-            Ok((io, peer)) => link.board().take(id).then(|| {
-                let tie = Tie::new(link, Some(id));
-                Ok((Stream::new(io, Some(peer.clone()), Some(tie)), peer))
-            }),
+            Ok((io, peer)) => Tie::take(link, id).map(|tie| Ok((Stream::new(io, Some(peer.clone()), Some(tie)), peer))),
             Err(error) => {
                 decline(link.board(), id);
                 link.picked();

@@ -274,8 +274,14 @@ impl Link {
         self.unread.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Takes back `connection_begins`, while the worker's state is still held.
+    pub(super) fn connection_never_began(&self) {
+        self.board.active().fetch_sub(1, Ordering::Relaxed);
+        self.unread.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(super) fn connection_ends(&self) {
-        if self.board.active().fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.board.count_ended() {
             self.settle();
         }
     }

@@ -22,6 +22,17 @@ impl Tie {
         Self { link: Arc::clone(link), offer, unread: AtomicBool::new(true) }
     }
 
+    /// Takes an offered connection, if it is still to be had. It is counted first: so the master, which reads the words and
+    /// then the count, never sees it taken and not counted.
+    pub(crate) fn take(link: &Arc<Link>, id: OfferId) -> Option<Self> {
+        link.connection_begins();
+        let taken = link.board().take(id);
+        if !taken {
+            link.connection_never_began();
+        }
+        taken.then(|| Self { link: Arc::clone(link), offer: Some(id), unread: AtomicBool::new(true) })
+    }
+
     /// Notes that the application has read from the stream, or has seen that it cannot.
     pub(crate) fn was_read(&self) {
         // The load alone is the common case: every read of the stream passes here.

@@ -5,8 +5,20 @@ use serde::Serialize;
 use super::table::{self, Seconds, worker_state};
 use crate::control::protocol::{GenerationStatus, RestingStatus, Status, WorkerState, WorkerStatus};
 
-const HEAD: [&str; 11] =
-    ["slot", "worker", "generation", "pid", "state", "since", "uptime", "memory", "restarts", "active", "waits for"];
+const HEAD: [&str; 12] = [
+    "slot",
+    "worker",
+    "generation",
+    "pid",
+    "state",
+    "since",
+    "uptime",
+    "memory",
+    "restarts",
+    "weight",
+    "active",
+    "waits for",
+];
 
 /// Every worker and every resting slot.
 pub(super) fn table(status: &Status) -> String {
@@ -60,7 +72,7 @@ pub(super) fn notes(generation: &GenerationStatus) -> String {
     text
 }
 
-fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 11] {
+fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 12] {
     [
         worker.slot.to_string(),
         worker.worker.to_string(),
@@ -71,17 +83,31 @@ fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 
         Seconds(worker.uptime_seconds).to_string(),
         worker.memory_bytes.map_or_else(|| "-".to_owned(), megabytes),
         worker.restarts.to_string(),
+        worker.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string()),
         worker.active.to_string(),
         waits_for(worker).unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
-fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [String; 11] {
+fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [String; 12] {
     let none = || "-".to_owned();
     let since = Seconds(resting.since_seconds).to_string();
     let generation = generation.generation.to_string();
     let slot = resting.slot.to_string();
-    [slot, none(), generation, none(), "resting".to_owned(), since, none(), none(), none(), none(), retry(resting)]
+    [
+        slot,
+        none(),
+        generation,
+        none(),
+        "resting".to_owned(),
+        since,
+        none(),
+        none(),
+        none(),
+        none(),
+        none(),
+        retry(resting),
+    ]
 }
 
 fn retry(resting: &RestingStatus) -> String {
@@ -136,10 +162,10 @@ mod tests {
         let mut status = sample();
         status.generations[0].workers[0].state = WorkerState::Draining;
         status.generations[0].workers[0].deadline_in_seconds = Some(18);
-        let expected = "  SLOT  WORKER  GENERATION  PID   STATE     SINCE  UPTIME  MEMORY  RESTARTS  ACTIVE  WAITS FOR
-  0     5       3           4720  draining  1m 5s  1m 6s   12 MiB  0         7       7 connections and 1 guard, cut in 18s
-  1     9       3           -     killed    0s     3s      -       3         0       its exit
-  1     -       3           -     resting   40s    -       -       -         -       the next one starts in 12s
+        let expected = "  SLOT  WORKER  GENERATION  PID   STATE     SINCE  UPTIME  MEMORY  RESTARTS  WEIGHT  ACTIVE  WAITS FOR
+  0     5       3           4720  draining  1m 5s  1m 6s   12 MiB  0         1       7       7 connections and 1 guard, cut in 18s
+  1     9       3           -     killed    0s     3s      -       3         5       0       its exit
+  1     -       3           -     resting   40s    -       -       -         -       -       the next one starts in 12s
 ";
         assert_eq!(table(&status), expected);
     }

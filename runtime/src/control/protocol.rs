@@ -9,6 +9,8 @@
 //! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
 //! | `POST /scale?to=N`, `?up=N`, `?down=N` | [`Scaled`], at once | 200 |
 //! | `POST /pause`, `POST /resume` | [`Pausing`], at once | 200 |
+//! | `POST /policy?listener=NAME&policy=P` | [`Respread`], at once | 200, 404 when there is no such listener, 409 when it needs a new socket |
+//! | `POST /weight?slot=N&weight=W` | [`Weighed`], at once | 200, 404 when there is no such slot |
 //! | `POST /kill?worker=ID` | [`Killing`], at once | 200, 404 when there is no such worker |
 //! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
 //! | anything that fails | [`Refusal`] | 400, 404, 405; 503 when the master is stopping, or too busy |
@@ -123,6 +125,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) memory_bytes: Option<u64>,
     /// How often this slot of this generation was filled again after a crash.
     pub(crate) restarts: u64,
+    /// How much its slot gets, against the others; nothing from a master that knows no weights.
+    #[serde(default)]
+    pub(crate) weight: Option<u32>,
     /// Connections that it serves now.
     pub(crate) active: u64,
     /// Other work that keeps it alive while it drains.
@@ -174,6 +179,9 @@ pub(crate) struct ListenerStatus {
     pub(crate) accepted: u64,
     /// Whether the master accepts from it at the moment.
     pub(crate) accepting: bool,
+    /// Connections that the master has closed because no worker might have them.
+    #[serde(default)]
+    pub(crate) shed: u64,
 }
 
 /// A reload that has not ended.
@@ -339,6 +347,23 @@ pub(crate) struct Pausing {
     pub(crate) changed: bool,
 }
 
+/// The connections of a listener are spread by this policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Respread {
+    /// The listener's name.
+    pub(crate) listener: String,
+    pub(crate) before: Policy,
+    pub(crate) policy: Policy,
+}
+
+/// A slot has this weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Weighed {
+    pub(crate) slot: Slot,
+    pub(crate) before: u32,
+    pub(crate) weight: u32,
+}
+
 /// A worker has been killed; it is replaced as after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Killing {
@@ -397,6 +422,7 @@ pub(crate) mod tests {
             uptime_seconds: 66,
             memory_bytes: Some(12 << 20),
             restarts: 0,
+            weight: Some(1),
             active: 7,
             guards: 1,
             offered: 1000,
@@ -414,6 +440,7 @@ pub(crate) mod tests {
             uptime_seconds: 3,
             memory_bytes: None,
             restarts: 3,
+            weight: Some(5),
             active: 0,
             guards: 0,
             offered: 20,
@@ -442,6 +469,7 @@ pub(crate) mod tests {
                 queue: 0,
                 accepted: 1020,
                 accepting: true,
+                shed: 4,
             }],
             last_reload: Some(record()),
             reload: Some(ReloadStatus {
@@ -461,12 +489,12 @@ pub(crate) mod tests {
         r#""generations":[{"#,
         r#""generation":3,"state":"active","since_seconds":65,"workers":[{"worker":5,"slot":0,"pid":4720,"#,
         r#""state":"active","since_seconds":65,"deadline_in_seconds":null,"uptime_seconds":66,"memory_bytes":12582912,"#,
-        r#""restarts":0,"active":7,"guards":1,"offered":1000,"taken":990,"refused":1,"#,
+        r#""restarts":0,"weight":1,"active":7,"guards":1,"offered":1000,"taken":990,"refused":1,"#,
         r#""revoked":2},{"worker":9,"slot":1,"pid":null,"state":"killed","since_seconds":0,"#,
-        r#""deadline_in_seconds":null,"uptime_seconds":3,"memory_bytes":null,"restarts":3,"active":0,"guards":0,"#,
+        r#""deadline_in_seconds":null,"uptime_seconds":3,"memory_bytes":null,"restarts":3,"weight":5,"active":0,"guards":0,"#,
         r#""offered":20,"taken":19,"refused":0,"revoked":1}],"#,
         r#""resting":[{"slot":1,"since_seconds":40,"retry_in_seconds":12}]}],"listeners":[{"name":"127.0.0.1:8000","#,
-        r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true}],"last_reload":{"#,
+        r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true,"shed":4}],"last_reload":{"#,
         r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
         r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"#,
         r#""cut":1,"asked":2,"waited_ms":7,"probation_ms":9,"retired":2,"draining_ms":1500},"reload":{"#,

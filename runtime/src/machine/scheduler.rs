@@ -9,15 +9,18 @@
 //!                +--+----------------------+
 //! ```
 //!
-//! Policy `rr`: each listener has a rotation of its workers. One that cannot take anything when its turn comes leaves the
-//! rotation, and comes back when it can, so a connection costs the same with any number of workers.
+//! Each listener has a roster of the workers that may be offered its connections, kept by its policy. One that cannot take
+//! anything when it is chosen leaves the roster, and comes back when it can, so a connection costs the same with any number
+//! of workers, or next to the same.
 //!
 //! Invariants: a connection of this table has exactly one copy with the master, and is in exactly one [`State`]. Each word
 //! that is not free is in the table of its worker. A worker never has more untaken and revoked words than its credit.
 //! Decisions follow the age of connections and the order of ids, never that of a hash.
 
 mod lane;
+mod limit;
 mod offer;
+mod roster;
 mod settle;
 mod steal;
 mod worker;
@@ -25,11 +28,13 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::{ListenerId, WorkerId};
+use everport_handoff::id::{ListenerId, Slot, WorkerId};
 
 use self::lane::{Gate, Lane};
+use self::limit::Loads;
 use self::worker::{Channel, Pace, Seat, Standing, Word, Worker};
-use super::{Action, ConnectionId, Counters, Settings};
+use super::random::Random;
+use super::{Action, ConnectionId, Counters, OfferedPolicy, Settings};
 
 #[derive(Debug)]
 pub(super) struct Scheduler {
@@ -46,6 +51,10 @@ pub(super) struct Scheduler {
     /// When the wanted workers are asked for a beat again.
     ask_again: Option<Instant>,
     intake: Intake,
+    /// How much each slot shall get, where somebody said so; else one.
+    weights: BTreeMap<Slot, u32>,
+    loads: Loads,
+    random: Random,
     /// The listeners to look after at the end of this event.
     stirred: Vec<ListenerId>,
     /// The workers to look after at the end of this event.
@@ -55,6 +64,8 @@ pub(super) struct Scheduler {
 #[derive(Debug)]
 struct Connection {
     listener: ListenerId,
+    /// The client, for who goes by that.
+    key: Option<u64>,
     state: State,
     /// How many workers may still have a revoked copy.
     copies: usize,
@@ -116,6 +127,9 @@ impl Scheduler {
             overdue: BTreeSet::new(),
             held: VecDeque::new(),
             ask_again: None,
+            weights: BTreeMap::new(),
+            loads: Loads::default(),
+            random: Random::new(settings.care.seed),
             intake: Intake::Open { pause: INTAKE_PAUSE },
             stirred: Vec::new(),
             touched: Vec::new(),
@@ -123,7 +137,8 @@ impl Scheduler {
     }
 
     pub(super) fn open(&mut self, listener: ListenerId) {
-        self.lanes.entry(listener).or_insert_with(Lane::new);
+        let roster = self.roster(OfferedPolicy::RoundRobin);
+        self.lanes.entry(listener).or_insert_with(|| Lane::new(roster));
     }
 
     /// Ends every connection that waits for this listener. Those on offer may still be taken.
@@ -131,7 +146,7 @@ impl Scheduler {
         let Some(lane) = self.lanes.remove(&listener) else {
             return;
         };
-        for connection in lane.queue {
+        for connection in lane.into_waiting() {
             self.shut_down(connection, actions);
         }
         for (until, connection) in std::mem::take(&mut self.held) {
@@ -150,8 +165,10 @@ impl Scheduler {
         self.stir_all();
     }
 
-    pub(super) fn join(&mut self, worker: WorkerId) {
-        self.workers.insert(worker, Worker::new());
+    /// A worker is started. `limit`: how many connections it may have.
+    pub(super) fn join(&mut self, worker: WorkerId, slot: Slot, limit: Option<u64>) {
+        let weight = self.weight(slot);
+        self.workers.insert(worker, Worker::new(slot, weight, limit));
     }
 
     /// Drops a worker whose process never was.
@@ -175,7 +192,8 @@ impl Scheduler {
             && user.seats.remove(&listener).is_some()
         {
             if let Some(lane) = self.lanes.get_mut(&listener) {
-                lane.rotation.retain(|other| *other != worker);
+                lane.roster.remove(worker);
+                lane.unpark(worker);
             }
             self.recount(listener);
         }
@@ -247,7 +265,7 @@ impl Scheduler {
 
     pub(super) fn room(&self, listener: ListenerId) -> usize {
         match self.lanes.get(&listener) {
-            Some(lane) if lane.gate == Gate::Accepting => self.room_of(lane),
+            Some(lane) if lane.gate == Gate::Accepting => self.room_of(listener, lane),
             _ => 0,
         }
     }
@@ -259,7 +277,8 @@ impl Scheduler {
             Intake::Exhausted { until, .. } => Some(until),
             Intake::Open { .. } | Intake::Closed => None,
         };
-        [overdue, hold, intake, self.ask_again].into_iter().flatten().min()
+        let parked = self.lanes.values().filter_map(Lane::next_unpark).min();
+        [overdue, hold, intake, self.ask_again, parked].into_iter().flatten().min()
     }
 }
 
@@ -272,6 +291,11 @@ impl Scheduler {
         {
             self.intake = Intake::Open { pause };
             self.stir_all();
+        }
+        for (listener, lane) in &mut self.lanes {
+            if lane.unpark_due(now) {
+                self.stirred.push(*listener);
+            }
         }
         while let Some(&(until, connection)) = self.held.front()
             && until <= now
@@ -291,10 +315,11 @@ impl Scheduler {
         self.deal_overdue(now, actions);
         while let Some(listener) = self.stirred.pop() {
             self.dispatch(listener, now, actions);
-            self.set_gate(listener, actions);
+            self.set_gate(listener, now, actions);
         }
         while let Some(worker) = self.touched.pop() {
             self.set_ring(worker, actions);
+            self.set_watch(worker, actions);
         }
         while let Some(&(since, connection)) = self.clock.front()
             && self.holder_since(connection, since).is_none()
@@ -327,8 +352,7 @@ impl Scheduler {
     }
 
     fn recount(&mut self, listener: ListenerId) {
-        let users =
-            self.workers.values().filter(|worker| worker.is_active() && worker.seats.contains_key(&listener)).count();
+        let users = self.workers.values().filter(|worker| worker.serves(listener)).count();
         if let Some(lane) = self.lanes.get_mut(&listener) {
             lane.users = users;
             self.stirred.push(listener);

@@ -59,6 +59,7 @@ impl Shell {
             Action::AskBeat { worker } => self.ask_beat(worker),
             Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
+            Action::WatchLoad { worker, on } => self.watch_load(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.free(connection);
@@ -66,6 +67,7 @@ impl Shell {
             }
             Action::Close { connection } => self.connections.close(connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::Shed { connection } => self.shed(connection),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
             Action::Recycling { worker, why } => self.records.recycling(worker, why),
@@ -81,7 +83,11 @@ impl Shell {
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
-                self.plans.reload_ended(generation, outcome == Outcome::Committed);
+                let committed = outcome == Outcome::Committed;
+                self.plans.reload_ended(generation, committed);
+                if committed {
+                    self.apply_policies();
+                }
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
                 self.drop_pins();
             }

@@ -39,6 +39,8 @@ pub(crate) struct Link {
     /// How many connections it had when it was told to drain.
     pub(crate) active_at_drain: Option<u64>,
     board: MasterBoard,
+    /// Whether the machine wants to know whenever its connections end.
+    watched: bool,
     heartbeat: u64,
     offers: HashMap<ConnectionId, Placed>,
     /// Offers that are on the board but not yet in the channel.
@@ -158,6 +160,7 @@ impl Link {
             bell_copy: Some(bell_copy),
             active_at_drain: None,
             board,
+            watched: false,
             heartbeat: 0,
             offers: HashMap::new(),
             staged: Vec::new(),
@@ -323,6 +326,18 @@ impl Link {
         let figures = self.board.figures();
         // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
         Figures { active: figures.active.min(u32::MAX.into()), ..figures }
+    }
+
+    /// Asks the worker to ring whenever a connection ends, or no longer.
+    pub(crate) fn watch_load(&mut self, on: bool) {
+        self.watched = on;
+        self.board.ask_ring_at_ends(on);
+    }
+
+    /// How many connections the worker has, if that is watched. To be read after the offers: a connection counts before its
+    /// offer is taken.
+    pub(crate) fn watched_load(&self) -> Option<u64> {
+        self.watched.then(|| self.figures().active)
     }
 
     /// Asks the worker to ring at every change, or no longer.

@@ -6,12 +6,11 @@ use everport_handoff::id::Generation;
 
 use super::measure::resident_memory;
 use super::{Shell, clock, records};
-use crate::config::Policy;
 use crate::control::protocol::{
     Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep,
     RestingStatus, Status, WorkerState, WorkerStatus,
 };
-use crate::machine::{self, ReloadView, RestingView, Spread, StepView, WorkerView};
+use crate::machine::{self, ReloadView, RestingView, StepView, WorkerView};
 
 impl Shell {
     /// The master at a glance.
@@ -129,6 +128,7 @@ impl Shell {
             uptime_seconds: seconds_since(view.started),
             memory_bytes: process.and_then(resident_memory),
             restarts: u64::from(view.restarts),
+            weight: Some(view.weight),
             active: link.map_or(0, |link| link.figures().active),
             guards: link.map_or(0, |link| link.figures().guards),
             offered: view.counters.offered,
@@ -142,12 +142,10 @@ impl Shell {
         let status = |(id, listener): (_, &super::listeners::Listener)| ListenerStatus {
             name: listener.key.clone(),
             address: listener.bound.local().to_string(),
-            policy: match listener.spread {
-                Spread::Offered => Policy::RoundRobin,
-                Spread::Shared => Policy::None,
-            },
+            policy: self.policy(id),
             queue: u64::try_from(self.machine.queued(id)).unwrap_or(u64::MAX),
             accepted: listener.accepted,
+            shed: listener.shed,
             accepting: listener.accepting,
         };
         self.listeners.iter().map(status).collect()

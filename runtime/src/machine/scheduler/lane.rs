@@ -1,10 +1,12 @@
-//! One listener whose connections the master offers: who waits, and whose turn it is.
+//! One listener whose connections the master offers: who waits, and who may get it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use everport_handoff::id::WorkerId;
 
 use super::super::ConnectionId;
+use super::roster::Roster;
 
 /// Invariant: `queue` is sorted by age, and so the returned connections of a lane come before those never offered.
 #[derive(Debug)]
@@ -13,11 +15,20 @@ pub(super) struct Lane {
     pub(super) queue: VecDeque<ConnectionId>,
     /// How many connections of this listener are held back.
     pub(super) held: usize,
-    /// The workers whose turn comes, in turn. Those that cannot take anything leave when their turn comes.
-    pub(super) rotation: VecDeque<WorkerId>,
+    /// The connections that wait for one worker, which has no credit; under policy `hash`.
+    parked: BTreeMap<WorkerId, Parked>,
+    /// The workers that may be offered something, but for those that could not take anything when they were chosen.
+    pub(super) roster: Roster,
     /// How many active workers use the listener.
     pub(super) users: usize,
     pub(super) gate: Gate,
+}
+
+#[derive(Debug)]
+struct Parked {
+    /// When they wait for that worker no longer.
+    until: Instant,
+    connections: Vec<ConnectionId>,
 }
 
 /// What the shell was told last.
@@ -28,8 +39,8 @@ pub(super) enum Gate {
 }
 
 impl Lane {
-    pub(super) fn new() -> Self {
-        Self { queue: VecDeque::new(), held: 0, rotation: VecDeque::new(), users: 0, gate: Gate::Stopped }
+    pub(super) fn new(roster: Roster) -> Self {
+        Self { queue: VecDeque::new(), held: 0, parked: BTreeMap::new(), roster, users: 0, gate: Gate::Stopped }
     }
 
     /// Puts a connection where its age belongs: cheap at both ends.
@@ -39,6 +50,42 @@ impl Lane {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len() + self.held
+        self.queue.len() + self.held + self.parked.values().map(|parked| parked.connections.len()).sum::<usize>()
+    }
+
+    /// The connection, which is in no queue, waits for this worker alone until then.
+    pub(super) fn park(&mut self, connection: ConnectionId, worker: WorkerId, until: Instant) {
+        let parked = self.parked.entry(worker).or_insert(Parked { until, connections: Vec::new() });
+        parked.connections.push(connection);
+    }
+
+    /// Who waits for this worker alone is back in the queue. Returns whether there was anybody.
+    pub(super) fn unpark(&mut self, worker: WorkerId) -> bool {
+        let parked = self.parked.remove(&worker);
+        let connections = parked.into_iter().flat_map(|parked| parked.connections);
+        connections.map(|connection| self.enqueue(connection)).count() > 0
+    }
+
+    /// As `unpark`, for every worker that has been waited for long enough.
+    pub(super) fn unpark_due(&mut self, now: Instant) -> bool {
+        let due: Vec<_> = self.parked.iter().filter(|(_, parked)| parked.until <= now).map(|(id, _)| *id).collect();
+        due.into_iter().filter(|worker| self.unpark(*worker)).count() > 0
+    }
+
+    /// As `unpark`, for every worker.
+    pub(super) fn unpark_all(&mut self) {
+        while let Some(&worker) = self.parked.keys().next() {
+            self.unpark(worker);
+        }
+    }
+
+    pub(super) fn next_unpark(&self) -> Option<Instant> {
+        self.parked.values().map(|parked| parked.until).min()
+    }
+
+    /// Who waits here, but for those held back, by age.
+    pub(super) fn into_waiting(mut self) -> VecDeque<ConnectionId> {
+        self.unpark_all();
+        self.queue
     }
 }

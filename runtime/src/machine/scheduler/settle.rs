@@ -41,6 +41,7 @@ impl Scheduler {
             return;
         };
         owner.counters.taken += 1;
+        owner.load.count_taken();
         owner.set_word(connection, Word::Taken);
         self.touched.push(worker);
         if owner.standing == Standing::Dead {
@@ -87,7 +88,7 @@ impl Scheduler {
         } else {
             loser.set_word(connection, Word::Revoked);
             revoked.copies += 1;
-            self.touched.push(worker);
+            self.seat(worker);
         }
         match then {
             Then::Enqueue => self.enqueue(connection, actions),
@@ -151,7 +152,8 @@ impl Scheduler {
         for (listener, seat) in &mut retired.seats {
             *seat = Seat::Out;
             if let Some(lane) = self.lanes.get_mut(listener) {
-                lane.rotation.retain(|other| *other != worker);
+                lane.roster.remove(worker);
+                lane.unpark(worker);
             }
         }
         let untaken: Vec<_> =

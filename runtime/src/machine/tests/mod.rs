@@ -8,6 +8,7 @@ mod generation_states;
 mod listening;
 mod nonsense;
 mod offers;
+mod policies;
 mod probation;
 mod reload;
 mod respawn;

@@ -35,7 +35,7 @@ fn event(random: &mut Random) -> Event {
         20 => Event::OfferFailed { worker, connection },
         21 => Event::ChannelWritable { worker },
         22 => Event::Beat { worker },
-        23 => Event::Accepted { listener, connection },
+        23 => Event::Accepted { listener, connection, key: None },
         24 if random.below(40) == 0 => Event::StopSignalled,
         24 => Event::ChannelClosed { worker },
         25 => Event::ScaleAsked { to: Scale::To(random.below(6) as u32) },

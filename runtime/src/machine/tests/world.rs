@@ -68,12 +68,21 @@ pub(super) struct Process {
     pub(super) memory: u64,
     /// How many connections it has ever taken.
     pub(super) taken_in_all: u64,
+    /// How many of them have not ended.
+    pub(super) active: u64,
+    /// Whether it rings when one ends.
+    pub(super) watched: bool,
     told: Told,
     channel: VecDeque<Message>,
     has_beaten: bool,
 }
 
 impl Process {
+    /// How many connections it has, or lie before it.
+    pub(super) fn load(&self) -> u64 {
+        self.active + self.board.values().filter(|word| **word == Word::Offered).count() as u64
+    }
+
     /// How many connections it has taken that the master still has.
     pub(super) fn taken(&self) -> usize {
         self.board.values().filter(|word| matches!(word, Word::Taken { .. })).count()
@@ -126,6 +135,10 @@ pub(super) struct World {
     preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
+    /// The keys of the next clients; then each is another.
+    pub(super) keys: VecDeque<Option<u64>>,
+    /// How many connections each worker of a generation may have.
+    limits: BTreeMap<Generation, Option<u64>>,
     events: VecDeque<Event>,
     offered_once: BTreeSet<ConnectionId>,
     backoff: Backoff,
@@ -153,6 +166,8 @@ impl World {
             preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
+            keys: VecDeque::new(),
+            limits: BTreeMap::from([(Generation(1), settings.max_connections)]),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
             backoff: Backoff::new(settings.care),
@@ -175,6 +190,8 @@ impl World {
             credit: 4,
             queue: 8,
             words: 64,
+            max_connections: None,
+            shed: false,
             care: Care {
                 seed: 1,
                 most_workers: 8,
@@ -273,6 +290,16 @@ impl World {
     pub(super) fn connect_to(&mut self, listener: ListenerId, clients: usize) {
         if let Some(port) = self.ports.get_mut(&listener) {
             port.backlog += if port.shut { 0 } else { clients };
+        }
+        self.run();
+    }
+
+    /// So many of a worker's connections end.
+    pub(super) fn end(&mut self, worker: u64, connections: u64) {
+        let process = self.worker(worker);
+        process.active = process.active.saturating_sub(connections);
+        if process.watched {
+            self.read_board(WorkerId(worker));
         }
         self.run();
     }

@@ -14,7 +14,9 @@ impl World {
             Some(Message::AskBeat) => process.has_beaten = true,
             Some(Message::Offer(connection)) => {
                 if let Some(word) = process.board.get_mut(&connection) {
-                    process.taken_in_all += u64::from(*word == Word::Offered && willing);
+                    let takes = u64::from(*word == Word::Offered && willing);
+                    process.taken_in_all += takes;
+                    process.active += takes;
                     *word = match (*word, willing) {
                         (Word::Offered, true) => Word::Taken { read: false },
                         (Word::Offered, false) => Word::Refused { read: false },
@@ -54,6 +56,9 @@ impl World {
             }
             *word != Word::Released
         });
+        if process.watched {
+            self.events.push_back(Event::LoadRead { worker, active: process.active });
+        }
     }
 
     pub(super) fn offer(&mut self, worker: WorkerId, connection: ConnectionId) {
@@ -123,6 +128,27 @@ impl World {
             owner_is_dead || !self.ports.contains_key(&listener) || refused,
             "{connection:?} is shut down without need"
         );
+    }
+
+    /// Closed, for no worker may have it.
+    pub(super) fn shed(&mut self, connection: ConnectionId) {
+        let listener = self.copies.remove(&connection).expect("a connection is shed once");
+        assert!(
+            self.workers
+                .values()
+                .all(|process| !matches!(process.board.get(&connection), Some(Word::Offered | Word::Taken { .. })))
+        );
+        // Whoever clears another listener serves this one no longer.
+        let active = self.active_generation();
+        for view in self.machine.workers().filter(|view| Some(view.generation.0) == active) {
+            let process = &self.workers[&view.worker];
+            let serves = matches!(view.state, WorkerState::Active { .. }) && process.uses.contains(&listener);
+            let untold = |event: &Event| matches!(event, Event::LoadRead { worker, .. } if *worker == view.worker);
+            let refused = process.board.values().filter(|word| matches!(word, Word::Refused { .. })).count() as u64;
+            let is_full = self.limit(process).is_some_and(|limit| process.load() + refused >= limit)
+                || self.events.iter().any(untold);
+            assert!(!serves || view.weight == 0 || process.exited || is_full, "{view:?} has room");
+        }
     }
 
     fn count_offers(&self, of: ConnectionId) -> usize {
