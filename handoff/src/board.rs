@@ -9,9 +9,11 @@
 //! | 11 | 88..96 | worker | connections taken, in total |
 //! | 12 | 96..104 | worker | requests in progress, where the worker can tell |
 //! | 13 | 104..112 | worker | when its oldest connection began: milliseconds of the monotonic clock, 0 for none |
-//! | 14 | 112..120 | worker | connections that it closed at the soft deadline |
+//! | 14 | 112..120 | worker | connections that it closed at the soft deadline, in total |
+//! | 15 | 120..128 | worker | idle connections: those where it can tell that no request is in progress |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
 //! | 17 | 136..144 | master | ring at ends: the worker shall wake the master whenever a connection ends |
+//! | 24 | 192..200 | worker | connections that it has not read from yet |
 //! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!
 //! What the worker writes, what the master writes and the words lie on cache lines of their own. Figures are relaxed
@@ -37,8 +39,13 @@ const HEARTBEAT: usize = 8;
 const ACTIVE: usize = 9;
 const GUARDS: usize = 10;
 const TAKEN: usize = 11;
+const REQUESTS: usize = 12;
+const OLDEST: usize = 13;
+const LINGERED: usize = 14;
+const IDLE: usize = 15;
 const RING: usize = 16;
 const RING_AT_ENDS: usize = 17;
+const UNREAD: usize = 24;
 const OFFERS: usize = 32;
 
 const _: () = assert!(OFFERS + OFFER_WORDS <= WORDS);
@@ -63,6 +70,16 @@ pub struct Figures {
     pub guards: u64,
     /// Connections that it ever took.
     pub taken: u64,
+    /// Requests in progress, where the worker can tell.
+    pub requests: u64,
+    /// When its oldest connection began, as [`now`] said then; 0 when it has none.
+    pub oldest: u64,
+    /// Connections that it ever closed at the soft deadline.
+    pub lingered: u64,
+    /// Connections where it can tell that no request is in progress.
+    pub idle: u64,
+    /// Connections that it has not read from yet.
+    pub unread: u64,
 }
 
 /// The master's end of a board.
@@ -133,7 +150,17 @@ impl MasterBoard {
     /// What the worker says of itself.
     pub fn figures(&self) -> Figures {
         let load = |index: usize| self.page[index].load(Ordering::Relaxed);
-        Figures { heartbeat: load(HEARTBEAT), active: load(ACTIVE), guards: load(GUARDS), taken: load(TAKEN) }
+        Figures {
+            heartbeat: load(HEARTBEAT),
+            active: load(ACTIVE),
+            guards: load(GUARDS),
+            taken: load(TAKEN),
+            requests: load(REQUESTS),
+            oldest: load(OLDEST),
+            lingered: load(LINGERED),
+            idle: load(IDLE),
+            unread: load(UNREAD),
+        }
     }
 
     fn word(&self, id: OfferId) -> &AtomicU64 {
@@ -231,6 +258,31 @@ impl WorkerBoard {
         &self.page[GUARDS]
     }
 
+    /// The number of requests in progress.
+    pub fn requests(&self) -> &AtomicU64 {
+        &self.page[REQUESTS]
+    }
+
+    /// When the oldest connection began, as [`now`] said then; 0 when there is none.
+    pub fn oldest(&self) -> &AtomicU64 {
+        &self.page[OLDEST]
+    }
+
+    /// The number of connections that were closed at the soft deadline.
+    pub fn lingered(&self) -> &AtomicU64 {
+        &self.page[LINGERED]
+    }
+
+    /// The number of connections where no request is in progress.
+    pub fn idle(&self) -> &AtomicU64 {
+        &self.page[IDLE]
+    }
+
+    /// The number of connections that nothing was read from yet.
+    pub fn unread(&self) -> &AtomicU64 {
+        &self.page[UNREAD]
+    }
+
     /// Wakes the master.
     fn wake_master(&self) {
         if let Some(bell) = self.bell.get() {
@@ -254,6 +306,15 @@ impl WorkerBoard {
     fn word(&self, id: OfferId) -> Option<&AtomicU64> {
         (usize::from(id.index) < OFFER_WORDS).then(|| &self.page[OFFERS + usize::from(id.index)])
     }
+}
+
+/// The time in which both ends say when a connection began: milliseconds of the monotonic clock, and never 0. It is the
+/// coarse one, which is behind by some milliseconds at most and costs a few nanoseconds.
+pub fn now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // A monotonic clock counts from the start of the system: no number of it is negative.
+    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    (seconds * 1000 + nanoseconds / 1_000_000).max(1)
 }
 
 /// Makes the eventfd by which one worker wakes the master. The master keeps one copy and sends another with `Welcome`.

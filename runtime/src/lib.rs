@@ -51,8 +51,12 @@ mod telemetry;
 
 #[cfg(feature = "axum")]
 pub use everport_handoff::adapter::axum;
-pub use everport_handoff::worker::{Guard, MASTER_LOST, Worker};
-pub use everport_handoff::{id, net};
+#[cfg(feature = "http")]
+pub use everport_handoff::serve::{self, serve};
+#[cfg(feature = "rustls")]
+pub use everport_handoff::tls;
+pub use everport_handoff::worker::{Activity, Guard, MASTER_LOST, Worker};
+pub use everport_handoff::{handover, id, net};
 
 pub use crate::builder::Builder;
 pub use crate::config::{ConfigError, Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};

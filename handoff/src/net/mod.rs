@@ -15,6 +15,9 @@
 //! While the worker is not active, `accept` and the receiving methods of UDP wait; they do not fail, so that a loop around
 //! them does not tear down the connections beside it.
 //!
+//! A connection that another worker has read from and handed over gives those bytes first, whichever way it is read.
+//! [`Stream::handover`] gives one away, [`Listener::resumed`] takes those that come with the state of an application.
+//!
 //! What tokio has and these types leave out, on purpose:
 //!
 //! - `connect`, also of a UDP socket, with `send` and `peer_addr`: outgoing connections are not Everport's matter, and a
@@ -26,17 +29,25 @@
 //! - `UnixStream::pair`: use tokio's;
 //! - of UDP sockets `ready`, `async_io`, `peek`, `peek_sender`, and TOS, traffic class and device: use the descriptor.
 
+#[cfg(any(feature = "axum", feature = "http"))]
+mod accepting;
 mod bind;
+mod handover;
 mod kind;
 mod listener;
+mod resumed;
 mod split;
 mod stream;
 pub mod tcp;
 mod udp;
 pub mod unix;
+mod unread;
 
+#[cfg(any(feature = "axum", feature = "http"))]
+pub(crate) use accepting::{ACCEPT_RETRY, is_the_clients};
 pub use kind::{Kind, Tcp, Unix};
 pub use listener::Listener;
+pub use resumed::Resumed;
 pub use stream::Stream;
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;

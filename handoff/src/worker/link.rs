@@ -2,26 +2,30 @@
 //! synchronous, so that the driver (in the application's runtime) and the watcher (a thread of its own) can both use it.
 //!
 //! Invariants: a connection is counted while the state is held (`borrow`), so that a change of state sees it or forbids
-//! it. Locks are taken in the order receiving, state, desk, queue, and nothing is dropped under the desk's lock that
+//! it. Locks are taken in the order receiving, state, desk, queue or ages, and nothing is dropped under the desk's lock that
 //! takes it again.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use super::ages::{Age, Ages};
+use super::handovers::{UnderWay, Unsent};
 use super::index::{Index, Indices};
+use super::orders::Orders;
 use super::port::{Inbox, Incoming, Port};
 use super::state::{Cause, Left, State, Step};
+use super::tickets::Tickets;
 use crate::address::ListenAddress;
 use crate::board::{self, WorkerBoard};
 use crate::channel::Channel;
 use crate::id::ListenerId;
-use crate::message::{NEWEST, OLDEST, ToMaster};
+use crate::message::{HandoverId, MAX_HANDOVERS, NEWEST, OLDEST, ToMaster};
 use crate::sys::blank;
 
 /// How many messages may wait for room in the channel before `bind` fails. The master reads its channels at once; what
@@ -51,9 +55,8 @@ impl Default for Terms {
 pub(crate) struct Link {
     pub(super) channel: Channel,
     board: WorkerBoard,
-    pub(super) state: watch::Sender<State>,
-    /// Streams that nothing was read from yet.
-    unread: AtomicUsize,
+    pub(crate) state: watch::Sender<State>,
+    ages: Ages,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
     /// is read to its end, one for what may be in there.
     pub(super) queued: AtomicUsize,
@@ -63,6 +66,7 @@ pub(crate) struct Link {
     /// Whether the channel is of no use any more, and was, or is being, read to its end. The state says so a moment later.
     pub(super) ended: AtomicBool,
     indices: Arc<Indices>,
+    pub(super) tickets: Tickets,
     /// Whether a driver runs.
     pub(super) driving: AtomicBool,
     /// Wakes the driver.
@@ -75,6 +79,10 @@ pub(crate) struct Link {
     drain_watched: AtomicBool,
     /// Whether the polls of `accept` have nothing more to say: the worker is ready, or says so by hand.
     accept_noted: AtomicBool,
+    /// Room for handovers; closed when the master is lost.
+    pub(super) handover_room: Arc<Semaphore>,
+    /// Whether the soft deadline has come.
+    pub(super) softened: watch::Sender<bool>,
 }
 
 /// What has been asked, said and answered.
@@ -87,7 +95,20 @@ pub(super) struct Desk {
     pub(super) pending: HashMap<u32, Asked>,
     pub(super) listeners: HashMap<ListenerId, Arc<Inbox>>,
     /// What waits for room in the channel.
-    outbox: VecDeque<ToMaster>,
+    pub(super) outbox: VecDeque<Outgoing>,
+    /// What `Drain` said.
+    pub(super) orders: Option<Orders>,
+    pub(super) last_handover: u64,
+    pub(super) handovers: HashMap<HandoverId, UnderWay>,
+    /// Handovers that the channel did not take; the driver gives them back.
+    pub(super) unsent: Vec<Unsent>,
+}
+
+/// A message that goes out, with its descriptors, which are closed once it is sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) message: ToMaster,
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 /// How far the worker is with saying that it is ready.
@@ -117,18 +138,21 @@ impl Link {
             channel,
             board,
             state: watch::Sender::new(State::Starting),
-            unread: AtomicUsize::new(0),
+            ages: Ages::default(),
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
             ended: AtomicBool::new(false),
             indices: Arc::default(),
+            tickets: Tickets::default(),
             driving: AtomicBool::new(false),
             kick: Notify::new(),
             alarm: board::bell()?,
             silent: blank::silent()?,
             drain_watched: AtomicBool::new(false),
             accept_noted: AtomicBool::new(false),
+            handover_room: Arc::new(Semaphore::new(MAX_HANDOVERS)),
+            softened: watch::Sender::new(false),
         };
         let (oldest, newest) = (OLDEST, NEWEST);
         link.send(&mut link.desk(), ToMaster::Hello { oldest, newest });
@@ -191,7 +215,7 @@ impl Link {
             desk.listeners.remove(&listener)
         };
         if let Some(inbox) = inbox {
-            self.give_back(inbox.take_all());
+            self.give_back(inbox.close());
             self.settle();
         }
         self.wake_unready();
@@ -258,7 +282,7 @@ impl Link {
     }
 
     /// Notes that the application watches for the drain, so that its main future ends by itself.
-    pub(super) fn watch_drain(&self) -> watch::Receiver<State> {
+    pub(crate) fn watch_drain(&self) -> watch::Receiver<State> {
         self.drain_watched.store(true, Ordering::Relaxed);
         self.state.subscribe()
     }
@@ -269,25 +293,28 @@ impl Link {
 
     // Who is counted.
 
-    pub(super) fn connection_begins(&self) {
+    pub(super) fn connection_begins(&self) -> Age {
         self.board.active().fetch_add(1, Ordering::Relaxed);
-        self.unread.fetch_add(1, Ordering::Relaxed);
+        self.board.unread().fetch_add(1, Ordering::Relaxed);
+        self.ages.begin(&self.board)
     }
 
-    /// Takes back `connection_begins`, while the worker's state is still held.
-    pub(super) fn connection_never_began(&self) {
+    /// Takes back `connection_begins`, while the worker's state is still held: whoever holds it settles afterwards.
+    pub(super) fn connection_never_began(&self, age: Age) {
+        self.ages.end(age, &self.board);
+        self.board.unread().fetch_sub(1, Ordering::Relaxed);
         self.board.active().fetch_sub(1, Ordering::Relaxed);
-        self.unread.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn connection_ends(&self) {
+    pub(super) fn connection_ends(&self, age: Age) {
+        self.ages.end(age, &self.board);
         if self.board.count_ended() {
             self.settle();
         }
     }
 
     pub(super) fn first_read(&self) {
-        if self.unread.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.board.unread().fetch_sub(1, Ordering::Relaxed) == 1 {
             self.settle();
         }
     }
@@ -307,7 +334,8 @@ impl Link {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn give_back(&self, offers: Vec<Incoming>) {
+    /// Gives back offers that nobody takes.
+    pub(crate) fn give_back(&self, offers: Vec<Incoming>) {
         for offer in offers {
             offer.give_back(&self.board);
             self.picked();
@@ -372,11 +400,11 @@ impl Link {
     }
 
     pub(super) fn left(&self) -> Left {
-        let some = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) > 0;
+        let some = |counter: &AtomicU64| counter.load(Ordering::Relaxed) > 0;
         let board = &self.board;
         Left {
-            unread: some(&self.unread) || some(&self.queued),
-            work: board.active().load(Ordering::Relaxed) > 0 || board.guards().load(Ordering::Relaxed) > 0,
+            unread: some(board.unread()) || self.queued.load(Ordering::Relaxed) > 0,
+            work: some(board.active()) || some(board.guards()),
         }
     }
 
@@ -384,31 +412,43 @@ impl Link {
 
     /// Sends a message, or keeps it until the channel has room.
     pub(super) fn send(&self, desk: &mut Desk, message: ToMaster) {
-        desk.outbox.push_back(message);
-        if !self.flush_from(desk) {
+        self.send_out(desk, Outgoing { message, fds: Vec::new() });
+    }
+
+    /// As [`send`](Self::send), with descriptors.
+    pub(super) fn send_out(&self, desk: &mut Desk, outgoing: Outgoing) {
+        desk.outbox.push_back(outgoing);
+        if !self.flush_from(desk) || !desk.unsent.is_empty() {
             self.kick.notify_one();
         }
     }
 
     /// Sends what waits. `false` when something is left: the channel is full, or the system has no room for a while.
     pub(super) fn flush(&self) -> bool {
-        self.flush_from(&mut self.desk())
+        let flushed = self.flush_from(&mut self.desk());
+        self.return_unsent();
+        flushed
     }
 
     fn flush_from(&self, desk: &mut Desk) -> bool {
-        const NONE: &[BorrowedFd<'_>] = &[];
-        while let Some(message) = desk.outbox.front() {
-            match self.channel.send(message, NONE) {
+        while let Some(Outgoing { message, fds }) = desk.outbox.front() {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match self.channel.send(message, &fds) {
                 Ok(()) => drop(desk.outbox.pop_front()),
                 // The next beat tries again, if the channel's own readiness does not.
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::QuotaExceeded) => {
                     return false;
                 }
-                // The master has gone: whoever reads the channel, or watches it, learns that as well.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => desk.outbox.clear(),
+                // The master has gone: whoever reads the channel, or watches it, learns that as well, and gives back what
+                // is kept here.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    desk.outbox.retain(|outgoing| !outgoing.fds.is_empty());
+                    return true;
+                }
                 Err(error) => {
                     tracing::warn!(%error, ?message, "message to the master dropped");
-                    desk.outbox.pop_front();
+                    let dropped = desk.outbox.pop_front();
+                    desk.unsent.extend(dropped.and_then(|dropped| Unsent::new(dropped, error)));
                 }
             }
         }

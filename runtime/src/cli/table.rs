@@ -128,14 +128,14 @@ pub(super) fn rolled_back(record: &ReloadRecord) -> String {
 }
 
 fn last_reload(record: &ReloadRecord) -> String {
-    let ReloadRecord { generation, at, asked_by, workers, starting_ms, total_ms, finished, cut, .. } = record;
+    let ReloadRecord { generation, at, asked_by, workers, starting_ms, total_ms, .. } = record;
     let drained = match (record.retired, record.draining_ms) {
         (None, _) => String::new(),
         (Some(retired), Some(took)) => {
-            format!("  connections of generation {retired}: {finished} finished, {cut} cut, in {took} ms\n")
+            format!("  connections of generation {retired}: {}, in {took} ms\n", what_became(record))
         }
         (Some(retired), None) => {
-            format!("  connections of generation {retired}, so far: {finished} finished, {cut} cut\n")
+            format!("  connections of generation {retired}, so far: {}\n", what_became(record))
         }
     };
     let outcome = match (record.outcome, &record.reason) {
@@ -147,6 +147,12 @@ fn last_reload(record: &ReloadRecord) -> String {
         "\nlast reload: generation {generation} {outcome}\n  \
          at {at}, asked for by {asked_by}, took {total_ms} ms\n{drained}"
     )
+}
+
+/// What became of the connections of a generation that drained.
+fn what_became(record: &ReloadRecord) -> String {
+    let ReloadRecord { moved, finished, lingered, cut, .. } = record;
+    format!("{moved} moved, {finished} finished, {lingered} closed at the soft deadline, {cut} cut")
 }
 
 fn master_state(state: MasterState) -> &'static str {
@@ -229,7 +235,7 @@ reload: generation 4 on probation for another 12s
 
 last reload: generation 3 committed, 2 workers ready in 41 ms
   at 2026-01-02T03:04:05Z, asked for by the control client 812, uid 1000, took 52 ms
-  connections of generation 2: 10 finished, 1 cut, in 1500 ms
+  connections of generation 2: 6 moved, 10 finished, 4 closed at the soft deadline, 1 cut, in 1500 ms
 ";
         assert_eq!(status(&sample()), expected);
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::table::{self, Seconds, worker_state};
 use crate::control::protocol::{GenerationStatus, RestingStatus, Status, WorkerState, WorkerStatus};
 
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "slot",
     "worker",
     "generation",
@@ -17,6 +17,7 @@ const HEAD: [&str; 12] = [
     "restarts",
     "weight",
     "active",
+    "oldest",
     "waits for",
 ];
 
@@ -72,7 +73,7 @@ pub(super) fn notes(generation: &GenerationStatus) -> String {
     text
 }
 
-fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 12] {
+fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 13] {
     [
         worker.slot.to_string(),
         worker.worker.to_string(),
@@ -85,11 +86,12 @@ fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 
         worker.restarts.to_string(),
         worker.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string()),
         worker.active.to_string(),
+        worker.oldest_seconds.map_or_else(|| "-".to_owned(), |seconds| Seconds(seconds).to_string()),
         waits_for(worker).unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
-fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [String; 12] {
+fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [String; 13] {
     let none = || "-".to_owned();
     let since = Seconds(resting.since_seconds).to_string();
     let generation = generation.generation.to_string();
@@ -101,6 +103,7 @@ fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [Strin
         none(),
         "resting".to_owned(),
         since,
+        none(),
         none(),
         none(),
         none(),
@@ -119,32 +122,64 @@ fn retry(resting: &RestingStatus) -> String {
 
 /// What a worker that is on its way out, or not yet in, waits for, and for how long at most.
 fn waits_for(worker: &WorkerStatus) -> Option<String> {
-    let limit = |what: &str| match worker.deadline_in_seconds {
+    let limit = |what: &str, seconds: Option<u64>| match seconds {
+        Some(0) => format!(", {what} now"),
         Some(seconds) => format!(", {what} in {}", Seconds(seconds)),
         None => String::new(),
     };
+    let deadline = |what: &str| limit(what, worker.deadline_in_seconds);
     match worker.state {
-        WorkerState::Starting => Some(format!("its ready{}", limit("given up"))),
+        WorkerState::Starting => Some(format!("its ready{}", deadline("given up"))),
         WorkerState::Ready => Some("its generation".to_owned()),
         WorkerState::Active => None,
         WorkerState::Paused => Some("a resume".to_owned()),
-        WorkerState::Leaving => Some(format!("its replacement{}", limit("drained"))),
-        WorkerState::Draining => Some(format!("{}{}", work(worker), limit("cut"))),
-        WorkerState::Drained | WorkerState::Silent | WorkerState::Hung => Some(format!("its exit{}", limit("killed"))),
+        WorkerState::Leaving => Some(format!("its replacement{}", deadline("drained"))),
+        WorkerState::Draining => {
+            let soft = worker.soft_deadline_in_seconds.filter(|seconds| *seconds > 0 && worker.active > 0);
+            Some(format!("{}{}{}", work(worker), limit("idle ones closed", soft), deadline("cut")))
+        }
+        WorkerState::Drained => Some(format!("its program to end{}", deadline("killed"))),
+        WorkerState::Silent | WorkerState::Hung => Some(format!("its exit{}", deadline("killed"))),
         WorkerState::Killed => Some("its exit".to_owned()),
     }
 }
 
+/// What keeps a draining worker.
 fn work(worker: &WorkerStatus) -> String {
-    let count = |number: u64, one: &str| match number {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        more => Some(format!("{more} {one}s")),
-    };
-    match (count(worker.active, "connection"), count(worker.guards, "guard")) {
+    match (connections(worker), count(worker.guards, "guard")) {
         (Some(connections), Some(guards)) => format!("{connections} and {guards}"),
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => "its program to end".to_owned(),
+    }
+}
+
+/// How many connections are left, what they do as far as it is known, and the age of the oldest.
+fn connections(worker: &WorkerStatus) -> Option<String> {
+    let WorkerStatus { active, requests, idle, unread, .. } = *worker;
+    let connections = count(active, "connection")?;
+    // A connection may have many requests.
+    let others = active.saturating_sub(idle).saturating_sub(requests);
+    let told = requests > 0 || idle > 0;
+    let mut parts: Vec<String> = [
+        count(requests, "request"),
+        Some(format!("{idle} idle")).filter(|_| idle > 0),
+        Some(format!("{others} unknown")).filter(|_| told && others > 0),
+        Some(format!("{unread} not read yet")).filter(|_| unread > 0),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if let Some(seconds) = worker.oldest_seconds {
+        parts.push(format!("the oldest since {}", Seconds(seconds)));
+    }
+    Some(if parts.is_empty() { connections } else { format!("{connections} ({})", parts.join(", ")) })
+}
+
+fn count(number: u64, one: &str) -> Option<String> {
+    match number {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        more => Some(format!("{more} {one}s")),
     }
 }
 
@@ -160,12 +195,14 @@ mod tests {
     #[test]
     fn the_table_has_a_row_for_each_worker_and_each_resting_slot() {
         let mut status = sample();
-        status.generations[0].workers[0].state = WorkerState::Draining;
-        status.generations[0].workers[0].deadline_in_seconds = Some(18);
-        let expected = "  SLOT  WORKER  GENERATION  PID   STATE     SINCE  UPTIME  MEMORY  RESTARTS  WEIGHT  ACTIVE  WAITS FOR
-  0     5       3           4720  draining  1m 5s  1m 6s   12 MiB  0         1       7       7 connections and 1 guard, cut in 18s
-  1     9       3           -     killed    0s     3s      -       3         5       0       its exit
-  1     -       3           -     resting   40s    -       -       -         -       -       the next one starts in 12s
+        let draining = &mut status.generations[0].workers[0];
+        draining.state = WorkerState::Draining;
+        (draining.soft_deadline_in_seconds, draining.deadline_in_seconds) = (Some(3), Some(18));
+        let expected = "  SLOT  WORKER  GENERATION  PID   STATE     SINCE  UPTIME  MEMORY  RESTARTS  WEIGHT  ACTIVE  OLDEST  WAITS FOR
+  0     5       3           4720  draining  1m 5s  1m 6s   12 MiB  0         1       7       1m 1s   7 connections (2 requests, \
+4 idle, 1 unknown, 1 not read yet, the oldest since 1m 1s) and 1 guard, idle ones closed in 3s, cut in 18s
+  1     9       3           -     killed    0s     3s      -       3         5       0       -       its exit
+  1     -       3           -     resting   40s    -       -       -         -       -       -       the next one starts in 12s
 ";
         assert_eq!(table(&status), expected);
     }
@@ -174,15 +211,27 @@ mod tests {
     fn the_json_is_one_array() {
         let rows: serde_json::Value = serde_json::from_str(&json(&sample())).unwrap();
         assert_eq!((&rows[0]["worker"], &rows[0]["generation"]), (&5.into(), &3.into()));
+        assert_eq!((&rows[0]["oldest_seconds"], &rows[0]["idle"]), (&61.into(), &4.into()));
         assert_eq!((&rows[0]["waits_for"], &rows[1]["waits_for"]), (&serde_json::Value::Null, &"its exit".into()));
     }
 
     #[test]
-    fn a_worker_that_drains_without_work_waits_for_its_program() {
-        let mut worker = sample().generations[0].workers[0].clone();
-        (worker.state, worker.active, worker.guards) = (WorkerState::Draining, 0, 0);
+    fn a_draining_worker_says_what_it_waits_for_as_far_as_that_is_known() {
+        let mut worker = sample().generations[0].workers[1].clone();
+        worker.state = WorkerState::Draining;
         assert_eq!(waits_for(&worker).unwrap(), "its program to end");
-        worker.active = 1;
+        worker.guards = 2;
+        assert_eq!(waits_for(&worker).unwrap(), "2 guards");
+        (worker.guards, worker.active) = (0, 1);
         assert_eq!(waits_for(&worker).unwrap(), "1 connection");
+        worker.oldest_seconds = Some(7200);
+        assert_eq!(waits_for(&worker).unwrap(), "1 connection (the oldest since 2h)");
+        (worker.active, worker.requests) = (2, 10);
+        assert_eq!(waits_for(&worker).unwrap(), "2 connections (10 requests, the oldest since 2h)");
+        // At the soft deadline itself, and past it.
+        (worker.soft_deadline_in_seconds, worker.deadline_in_seconds) = (Some(0), Some(1));
+        assert_eq!(waits_for(&worker).unwrap(), "2 connections (10 requests, the oldest since 2h), cut in 1s");
+        worker.state = WorkerState::Drained;
+        assert_eq!(waits_for(&worker).unwrap(), "its program to end, killed in 1s");
     }
 }

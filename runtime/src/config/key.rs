@@ -33,6 +33,7 @@ pub(crate) enum Setting {
     RecycleAge,
     RecycleConnections,
     RecycleAtOnce,
+    TicketRotation,
     Env,
     User,
     Group,
@@ -187,7 +188,7 @@ const NEVER: Default = Default::Words("never");
 const UNLIMITED: Default = Default::Words("unlimited");
 
 /// Every key, in the order of [`Setting`].
-pub(crate) const KEYS: [Key; 42] = {
+pub(crate) const KEYS: [Key; 43] = {
     use self::Default::{Value, Words};
     use self::Setting as S;
     [
@@ -330,6 +331,13 @@ pub(crate) const KEYS: [Key; 42] = {
             Value("1"),
             "How many workers may be under replacement by recycling at once",
         ),
+        of_master(key(
+            S::TicketRotation,
+            "ticket_rotation",
+            DURATION,
+            Value("12h"),
+            "How long one key seals TLS session tickets, which are good for one to two times as long",
+        )),
         key(S::Env, "env", (Kind::Pairs, "NAME=VALUE"), NONE, "Set a variable in the workers' environment"),
         key(S::User, "user", NAME, Words("that of the master"), "The user that workers run as: a name or a number"),
         key(S::Group, "group", NAME, Words("that of the user"), "The group that workers run as: a name or a number"),

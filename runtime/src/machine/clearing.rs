@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId};
 
-use super::{Action, GenerationState, Machine, WorkerState};
+use super::{Action, GenerationState, KillReason, Machine, WorkerState};
 
 /// A generation on its way out that still serves these listeners to their end.
 #[derive(Debug)]
@@ -52,7 +52,9 @@ impl Machine {
         self.supervision.vacate(old);
         for id in self.supervision.of_generation(old) {
             match self.supervision.get(id).map(|worker| worker.state) {
-                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
+                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => {
+                    self.kill(id, KillReason::NotNeeded, now, actions);
+                }
                 Some(WorkerState::Paused { .. }) => self.activate(id, now, actions),
                 _ => {}
             }

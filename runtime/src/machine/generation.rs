@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{Generation, ListenerId, WorkerId};
 
 use super::reload::Reload;
-use super::{Action, Failure, Machine, Outcome, Phases, Ticket, WorkerState};
+use super::{Action, Failure, KillReason, Machine, Outcome, Phases, Ticket, WorkerState};
 
 /// What the master is about.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl GenerationState {
 
 /// How long a graceful stop lets queued and offered connections find their worker: many times `steal_after`, and yet no
 /// time that anybody who stops a server minds.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// What is asked of the master.
 impl Machine {
@@ -108,6 +108,9 @@ impl Machine {
             self.roll_back(Failure::Stopped, now, actions);
         }
         self.end_pending(&Failure::Stopped, actions);
+        if was_serving {
+            self.course = Course::Settling { until: now + SETTLE };
+        }
         self.end_clearing(now, actions);
         if at_once || matches!(self.course, Course::New | Course::First) {
             let failure = match &mut self.course {
@@ -118,12 +121,11 @@ impl Machine {
             self.end_at_once(failure, now, actions);
         } else if was_serving {
             actions.push(Action::StopBegan { at_once: false });
-            self.course = Course::Settling { until: now + SETTLE };
             self.scheduler.close_intake();
             for generation in self.generations.keys() {
                 self.supervision.vacate(*generation);
             }
-            self.kill_where(|state| matches!(state, WorkerState::Starting { .. }), now, actions);
+            self.kill_where(|state| matches!(state, WorkerState::Starting { .. }), KillReason::NotNeeded, now, actions);
         }
     }
 
@@ -221,10 +223,11 @@ impl Machine {
         self.generations.insert(generation, state);
         self.supervision.vacate(generation);
         self.listeners.drop_claims(generation);
+        let why = if has_served { KillReason::NotNeeded } else { KillReason::RolledBack };
         for id in self.supervision.of_generation(generation) {
             match self.supervision.get(id).map(|worker| worker.state) {
-                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, now, actions),
-                Some(WorkerState::Silent { .. }) if !has_served => self.kill(id, now, actions),
+                Some(WorkerState::Starting { .. } | WorkerState::Ready { .. }) => self.kill(id, why, now, actions),
+                Some(WorkerState::Silent { .. }) if !has_served => self.kill(id, why, now, actions),
                 Some(_) if self.drains_at_retirement(id) => self.drain(id, now, actions),
                 _ => {}
             }
@@ -280,7 +283,7 @@ impl Machine {
                 unchanged => unchanged,
             };
         }
-        self.kill_where(|_| true, now, actions);
+        self.kill_where(|_| true, KillReason::StoppedAtOnce, now, actions);
     }
 }
 

@@ -6,9 +6,10 @@ use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::generation::Course;
 use super::listeners::Admission;
+use super::master::LONGEST;
 use super::orders::Flow;
 use super::reload::{self, Duty};
-use super::{Action, Exit, Failure, Machine, RequestId, Spread, WorkerState};
+use super::{Action, Exit, Failure, KillReason, Machine, RequestId, WorkerState};
 
 impl Machine {
     pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -99,6 +100,7 @@ impl Machine {
                     | WorkerState::Leaving { .. }
             )
         );
+        self.scheduler.forsake(id);
         if serves {
             self.scheduler.stop(id, actions);
             self.supervision.silence(id, now);
@@ -108,6 +110,7 @@ impl Machine {
     pub(super) fn worker_exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.exited(id, actions);
+            self.rotation.exited(id);
             let slot = worker.slot;
             let never_served = match worker.state {
                 WorkerState::Starting { .. } | WorkerState::Ready { .. } => true,
@@ -146,11 +149,12 @@ impl Machine {
                 WorkerState::Silent { .. } => {
                     let reason = "it closed its channel and lives on".to_owned();
                     let failure = Failure::Broke { slot: worker.slot, worker: id, reason };
-                    self.give_up_on(id, failure, now, actions);
+                    self.give_up_for(id, KillReason::Silent, failure, now, actions);
                 }
-                WorkerState::Draining { .. } | WorkerState::Drained { .. } | WorkerState::Hung { .. } => {
-                    self.kill(id, now, actions);
+                WorkerState::Draining { .. } | WorkerState::Drained { .. } => {
+                    self.kill(id, worker.dies_of, now, actions);
                 }
+                WorkerState::Hung { .. } => self.kill(id, KillReason::Hung, now, actions),
                 WorkerState::Ready { .. }
                 | WorkerState::Active { .. }
                 | WorkerState::Paused { .. }
@@ -178,11 +182,9 @@ impl Machine {
                 self.rescue(listener, actions);
             }
             match self.listeners.asked(id, listener, claimant) {
-                Admission::Granted(spread) => {
+                Admission::Granted => {
                     actions.push(Action::AnswerListen { worker: id, request, listener });
-                    if spread == Spread::Offered {
-                        self.scheduler.add_use(id, listener);
-                    }
+                    self.scheduler.add_use(id, listener);
                 }
                 Admission::InUse => actions.push(Action::RefuseListen { worker: id, request, listener }),
                 Admission::Unknown => {}
@@ -206,11 +208,22 @@ impl Machine {
     /// A worker cannot be used: a generation on trial fails with it, in any other it is killed, and its slot is filled
     /// again when it has gone.
     fn give_up_on(&mut self, id: WorkerId, failure: Failure, now: Instant, actions: &mut Vec<Action>) {
+        self.give_up_for(id, KillReason::of(&failure), failure, now, actions);
+    }
+
+    fn give_up_for(
+        &mut self,
+        id: WorkerId,
+        why: KillReason,
+        failure: Failure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(worker) = self.supervision.get(id) else {
             return;
         };
         let fails = self.is_on_trial(worker.generation) && reload::is_failure(&worker, None);
-        self.kill(id, now, actions);
+        self.kill(id, why, now, actions);
         if fails {
             self.fail(failure, now, actions);
         }
@@ -260,25 +273,10 @@ impl Machine {
         }
     }
 
+    /// The worker takes nothing more and finishes what it has; whoever stays may take that over, unless the master stops.
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         self.scheduler.stop(worker, actions);
-        self.supervision.drain(worker, now, actions);
-    }
-
-    pub(super) fn kill(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let state = self.supervision.get(id).map(|worker| worker.state);
-        if !matches!(state, None | Some(WorkerState::Killed { .. })) {
-            self.scheduler.stop(id, actions);
-            self.supervision.kill(id, now, actions);
-        }
-    }
-
-    pub(super) fn kill_where(&mut self, doomed: impl Fn(WorkerState) -> bool, now: Instant, actions: &mut Vec<Action>) {
-        let workers: Vec<_> =
-            self.supervision.workers().filter(|(_, worker)| doomed(worker.state)).map(|(id, _)| id).collect();
-        for worker in workers {
-            self.kill(worker, now, actions);
-        }
+        self.supervision.drain(worker, !self.is_stopping(), LONGEST, now, actions);
     }
 
     pub(super) fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {

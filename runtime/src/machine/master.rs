@@ -11,12 +11,12 @@ use super::generation::Course;
 use super::listeners::Listeners;
 use super::orders::{Flow, MAX_WEIGHT};
 use super::recycling::Measuring;
-use super::scheduler::Scheduler;
+use super::rotation::Rotation;
+use super::scheduler::{Given, Scheduler};
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
 use super::{
-    Action, Care, Delay, Event, GenerationState, OfferedPolicy, ReloadView, RestingView, Settings, Spread, Ticket,
-    WorkerView,
+    Action, Care, Delay, Event, GenerationState, OfferedPolicy, ReloadView, RestingView, Settings, Ticket, WorkerView,
 };
 
 /// Everything that the master decides.
@@ -40,6 +40,7 @@ pub(crate) struct Machine {
     pub(super) flow: Flow,
     pub(super) watchdog: Watchdog,
     pub(super) measuring: Measuring,
+    pub(super) rotation: Rotation,
     /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
     lifecycle_deadline: Option<Instant>,
 }
@@ -66,6 +67,7 @@ impl Machine {
             flow: Flow::Open,
             watchdog: Watchdog::new(settings.care.hang_timeout),
             measuring: Measuring::default(),
+            rotation: Rotation::new(settings.ticket_rotation),
             lifecycle_deadline: None,
         }
     }
@@ -169,6 +171,9 @@ impl Machine {
             Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
             Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
             Event::Accepted { connection, .. } => !self.scheduler.knows(*connection),
+            Event::HandedOver { worker, connection, .. } => {
+                !self.scheduler.knows(*connection) || self.scheduler.is_taken_by(*worker, *connection)
+            }
             Event::OfferFailed { worker, connection } => self.scheduler.is_on_offer(*worker, *connection),
             _ => true,
         }
@@ -204,6 +209,7 @@ impl Machine {
                 self.clearing_deadline(),
                 self.watchdog.next_deadline(),
                 self.measuring.next_deadline(),
+                self.rotation.next_deadline(),
             ];
             self.lifecycle_deadline = deadlines.into_iter().flatten().min();
         }
@@ -216,6 +222,9 @@ impl Machine {
             Event::LoadRead { worker, active } => self.scheduler.watched_load_read(worker, active),
             Event::Accepted { listener, connection, key } => {
                 self.scheduler.accepted(listener, connection, key, actions);
+            }
+            Event::HandedOver { worker, handover, listener, connection, key } => {
+                self.scheduler.handed_over(Given { by: worker, handover }, listener, connection, key, actions);
             }
             Event::AcceptExhausted => self.scheduler.exhausted(now),
             Event::Settled { worker, connection, how } => {
@@ -244,6 +253,7 @@ impl Machine {
                 // First: those who serve again by it are then looked at like the others.
                 self.end_probation(now, actions);
                 self.deadlines(now, actions);
+                self.rotate_ticket_keys(now, actions);
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, actions),
             Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
@@ -257,7 +267,7 @@ impl Machine {
             Event::ResumeAsked => self.resume_all(now, actions),
             Event::PolicyAsked { listener, policy } => self.scheduler.set_policy(listener, policy),
             Event::WeightAsked { slot, weight } => self.scheduler.set_weight(slot, weight.min(MAX_WEIGHT)),
-            Event::KillAsked { worker } => self.kill(worker, now, actions),
+            Event::KillAsked { worker } => self.kill_asked(worker, now, actions),
             Event::Measured { worker, memory, taken } => self.measured(worker, memory, taken),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
@@ -265,16 +275,15 @@ impl Machine {
             Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
             Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
             Event::ChannelClosed { worker } => self.channel_closed(worker, now, actions),
+            Event::TicketKeysWanted { worker } => self.ticket_keys_wanted(worker, now, actions),
             Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
             Event::ListenerBound { listener, spread, configured } => {
-                self.listeners.bound(listener, spread);
+                self.listeners.bound(listener);
                 if configured && let Some(generation) = self.being_prepared() {
                     self.listeners.name(listener, generation);
                 }
-                if spread == Spread::Offered {
-                    self.scheduler.open(listener);
-                }
+                self.scheduler.open(listener, spread);
             }
             Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
             Event::Looked { listener, awaited } => self.looked(listener, awaited, now),
@@ -282,6 +291,7 @@ impl Machine {
             Event::LoadsRead { .. }
             | Event::LoadRead { .. }
             | Event::Accepted { .. }
+            | Event::HandedOver { .. }
             | Event::AcceptExhausted
             | Event::Settled { .. }
             | Event::OfferFailed { .. }
@@ -300,6 +310,7 @@ impl Settings {
             probation: self.probation.min(longest),
             steal_after: self.steal_after.min(longest),
             care: self.care.within(longest),
+            ticket_rotation: self.ticket_rotation.min(longest),
             ..self
         }
     }

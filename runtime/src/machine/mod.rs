@@ -7,10 +7,12 @@
 //! - `budget`: when a reload may begin beside the generations that still drain;
 //! - `lifecycle`: what follows from what a worker says, or from what becomes of it;
 //! - `clearing`: how a listener ends that a reload has removed;
+//! - `kill`: why a worker is killed;
 //! - `supervision`: the workers, the state and the deadline of each;
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
 //! - `watchdog`: which worker hangs;
 //! - `recycling`: which worker has served enough, and when its turn comes to be replaced;
+//! - `rotation`: when the keys of session tickets change, and who gets them;
 //! - `evidence`: when a program that knows nothing of Everport is ready;
 //! - `orders`: scaling, and the pause;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
@@ -21,6 +23,7 @@ mod budget;
 mod clearing;
 mod evidence;
 mod generation;
+mod kill;
 mod lifecycle;
 mod listeners;
 mod master;
@@ -28,6 +31,7 @@ mod orders;
 mod random;
 mod recycling;
 mod reload;
+mod rotation;
 mod scheduler;
 mod slots;
 mod supervision;
@@ -42,6 +46,7 @@ use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 pub(crate) use self::budget::Delay;
 pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
 pub(crate) use self::generation::GenerationState;
+pub(crate) use self::kill::KillReason;
 pub(crate) use self::master::Machine;
 pub(crate) use self::orders::{MAX_WEIGHT, Scale};
 pub(crate) use self::recycling::{Limits, Worn};
@@ -59,6 +64,10 @@ pub(crate) struct Ticket(pub(crate) u64);
 /// A worker's name for one of its `Listen` messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestId(pub(crate) u32);
+
+/// A worker's name for one of its handovers; it is not used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HandoverId(pub(crate) u64);
 
 /// How a listener's connections reach the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +144,7 @@ pub(crate) enum Event {
     PolicyAsked { listener: ListenerId, policy: OfferedPolicy },
     /// When somebody asked that a slot get more or less than the others.
     WeightAsked { slot: Slot, weight: u32 },
-    /// When somebody asked for the end of one worker, at once. It is replaced as after a crash.
+    /// When somebody asked for the end of one worker. It is replaced as after a crash.
     KillAsked { worker: WorkerId },
 
     /// When the process of `Action::Spawn` could not be started. No `WorkerExited` follows.
@@ -152,6 +161,8 @@ pub(crate) enum Event {
     ChannelClosed { worker: WorkerId },
     /// When a worker broke the protocol. It is not trusted with anything more.
     WorkerBroke { worker: WorkerId, reason: String },
+    /// When a worker asked for the keys of session tickets.
+    TicketKeysWanted { worker: WorkerId },
     /// When a worker has gone, and its channel has been read to the end. Comes exactly once per spawned worker.
     /// Its board can still be revoked and read until `Action::Forget`.
     WorkerExited { worker: WorkerId, exit: Exit },
@@ -172,6 +183,15 @@ pub(crate) enum Event {
     LoadRead { worker: WorkerId, active: u64 },
     /// When the master accepted a connection. `key` is the same for all that a client makes; nothing if it has no address.
     Accepted { listener: ListenerId, connection: ConnectionId, key: Option<u64> },
+    /// When a worker gave a live connection away. It is a new one to the machine, or that very one which this worker took and
+    /// of which the master still has its copy.
+    HandedOver {
+        worker: WorkerId,
+        handover: HandoverId,
+        listener: ListenerId,
+        connection: ConnectionId,
+        key: Option<u64>,
+    },
     /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
     AcceptExhausted,
     /// When an offer changed hands.
@@ -189,18 +209,23 @@ pub(crate) enum Event {
 /// Orders to the shell, carried out in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// Make the keys of session tickets, or rotate those that there are.
+    RotateTicketKeys,
+    /// Send a worker the keys of session tickets.
+    SendTicketKeys { worker: WorkerId },
     /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
     Spawn { worker: WorkerId, slot: Slot, generation: Generation },
     /// Kill a worker's process group at once.
-    Kill { worker: WorkerId },
+    Kill { worker: WorkerId, why: KillReason },
     /// Tell a hung worker to abort. It is killed a little later if it still lives.
     Abort { worker: WorkerId },
     /// Tell a worker that it may accept.
     Activate { worker: WorkerId },
     /// Tell a worker to accept nothing more and to keep what it has, until it is activated again or drains.
     Pause { worker: WorkerId },
-    /// Tell a worker to drain. It is killed at the deadline if it still lives.
-    Drain { worker: WorkerId, deadline: Instant },
+    /// Tell a worker to drain, and whether others may take its connections over. It is killed at the deadline if it still
+    /// lives.
+    Drain { worker: WorkerId, deadline: Instant, successor: bool },
     /// A dead worker has nothing unsettled left: drop its board and channel. Comes once for each `WorkerExited`, never
     /// after `SpawnFailed`.
     Forget { worker: WorkerId },
@@ -238,11 +263,15 @@ pub(crate) enum Action {
     /// From now on, or no longer, the worker rings when one of its connections ends. The shell reads its load
     /// (`LoadRead`) once after switching on, and whenever it reads the board.
     WatchLoad { worker: WorkerId, on: bool },
-    /// Free the word of an offer that the worker refused, or took: then it comes after `Close` of that connection.
+    /// Free the word of an offer that the worker refused; or took, after `Close` of that connection; or gave away since.
     /// Words of a dead worker are not freed: `Forget` drops its board.
     FreeWord { worker: WorkerId, connection: ConnectionId },
     /// Close the master's copy of a connection.
     Close { connection: ConnectionId },
+    /// Tell a worker that a connection which it handed over has another owner.
+    TellMoved { worker: WorkerId, handover: HandoverId },
+    /// Give a connection that nobody could take back to the worker that handed it over, and close the master's copy.
+    Return { worker: WorkerId, handover: HandoverId, connection: ConnectionId },
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
@@ -376,6 +405,8 @@ pub(crate) struct Settings {
     pub(crate) shed: bool,
     /// How workers are looked after.
     pub(crate) care: Care,
+    /// How long one key seals session tickets. Those of the master's start count to its end.
+    pub(crate) ticket_rotation: Duration,
 }
 
 /// How workers are looked after: what a slot may cost, when a worker hangs, when it has served enough.
@@ -407,6 +438,10 @@ pub(crate) struct Counters {
     pub(crate) refused: u64,
     /// How many of them the master revoked.
     pub(crate) revoked: u64,
+    /// How many connections of this worker moved to others.
+    pub(crate) given: u64,
+    /// How many of those that it took were moved to it.
+    pub(crate) received: u64,
 }
 
 /// One worker, for `everport status`.

@@ -22,7 +22,7 @@ use everport_handoff::id::{Generation, Slot, WorkerId};
 use super::recycling::{Limits, Wear};
 use super::slots::Slots;
 use super::watchdog::ABORT_GRACE;
-use super::{Action, Exit, Settings};
+use super::{Action, Exit, KillReason, Settings};
 
 /// Where a worker is in its life, each since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) enum WorkerState {
     /// When it showed no life for too long and was told to abort. Waits for its exit, at the latest until `deadline`.
     Hung { since: Instant, deadline: Instant },
     /// When it was killed. Waits for its exit.
-    Killed { since: Instant },
+    Killed { since: Instant, why: KillReason },
 }
 
 impl WorkerState {
@@ -64,7 +64,7 @@ impl WorkerState {
             | Self::Drained { since, .. }
             | Self::Silent { since, .. }
             | Self::Hung { since, .. }
-            | Self::Killed { since } => since,
+            | Self::Killed { since, .. } => since,
         }
     }
 
@@ -96,6 +96,8 @@ pub(super) struct Worker {
     /// The settings of its generation.
     pub(super) terms: Settings,
     pub(super) wear: Wear,
+    /// Why it is killed if it drains to its deadline.
+    pub(super) dies_of: KillReason,
 }
 
 impl Worker {
@@ -228,7 +230,8 @@ impl Supervision {
             self.slots.fill((generation, slot), worker, now);
             let state = WorkerState::Starting { since: now, ready_by: now + terms.ready_timeout };
             let wear = Wear::Fresh(terms.care.recycle.draw(self.slots.random()));
-            self.workers.insert(worker, Worker { slot, generation, state, started: now, terms, wear });
+            let dies_of = KillReason::DrainTimeout;
+            self.workers.insert(worker, Worker { slot, generation, state, started: now, terms, wear, dies_of });
             actions.push(Action::Spawn { worker, slot, generation });
             started.push(worker);
         }
@@ -264,6 +267,14 @@ impl Supervision {
         }
     }
 
+    /// Somebody wants the end of the worker: its slot waits for the next one as after a crash.
+    pub(super) fn dismiss(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.refill_after(id, true, now, actions);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.dies_of = KillReason::Asked;
+        }
+    }
+
     /// The worker has served enough: it leaves once its replacement is ready, and not before.
     pub(super) fn replace(&mut self, id: WorkerId, now: Instant) {
         self.set_state(id, WorkerState::Leaving { since: now, drain_at: None });
@@ -279,11 +290,19 @@ impl Supervision {
         }
     }
 
-    pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+    /// The worker drains, for no longer than `most`.
+    pub(super) fn drain(
+        &mut self,
+        worker: WorkerId,
+        successor: bool,
+        most: Duration,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(Worker { terms, .. }) = self.get(worker) {
-            let deadline = now + terms.drain_timeout;
+            let deadline = now + terms.drain_timeout.min(most);
             self.set_state(worker, WorkerState::Draining { since: now, deadline });
-            actions.push(Action::Drain { worker, deadline });
+            actions.push(Action::Drain { worker, deadline, successor });
         }
     }
 
@@ -303,9 +322,9 @@ impl Supervision {
         actions.push(Action::Abort { worker });
     }
 
-    pub(super) fn kill(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        self.set_state(worker, WorkerState::Killed { since: now });
-        actions.push(Action::Kill { worker });
+    pub(super) fn kill(&mut self, worker: WorkerId, why: KillReason, now: Instant, actions: &mut Vec<Action>) {
+        self.set_state(worker, WorkerState::Killed { since: now, why });
+        actions.push(Action::Kill { worker, why });
     }
 
     /// Drops a worker that has gone; if it filled a slot, that waits for the next one.

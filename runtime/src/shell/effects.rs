@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
@@ -10,37 +11,27 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
 
-use super::Shell;
-use super::link::{Link, Order, OrderError, Room};
+use super::link::{Cargo, Link, Order, OrderError, Room};
 use super::measure::resident_memory;
 use super::poller::Source;
 use super::records::Ended;
+use super::{Shell, clock, records};
 use crate::config::Protocol;
-use crate::machine::{Action, ConnectionId, Event, Outcome, RequestId, Settled, Spread};
+use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled, Spread};
 
 impl Shell {
     /// Does what the machine says.
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, slot, generation } => self.spawn(Identity { worker, slot, generation }),
-            Action::Kill { worker } => {
-                self.kill(worker);
-                self.kill_foreign(worker);
-            }
+            Action::Kill { worker, why } => self.kill(worker, why),
             Action::Abort { worker } => self.abort(worker),
             Action::Activate { worker } => self.order(worker, ToWorker::Activate.into()),
             Action::Pause { worker } => {
                 self.order(worker, ToWorker::Pause.into());
                 self.pause_foreign(worker);
             }
-            Action::Drain { worker, .. } => {
-                if let Some(link) = self.links.get_mut(&worker) {
-                    link.active_at_drain = Some(link.figures().active);
-                    let grace = self.plans.of(link.identity.generation).config.drain_grace;
-                    self.order(worker, ToWorker::Drain { successor: false, grace }.into());
-                }
-                self.drain_foreign(worker);
-            }
+            Action::Drain { worker, deadline, successor } => self.drain(worker, deadline, successor),
             Action::Forget { worker } => {
                 self.links.remove(&worker);
                 self.foreigners.forget(worker);
@@ -66,8 +57,12 @@ impl Shell {
                 }
             }
             Action::Close { connection } => self.connections.close(connection),
+            Action::TellMoved { worker, handover } => self.tell_moved(worker, handover),
+            Action::Return { worker, handover, connection } => self.return_to(worker, handover, connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
             Action::Shed { connection } => self.shed(connection),
+            Action::RotateTicketKeys => self.rotate_ticket_keys(),
+            Action::SendTicketKeys { worker } => self.send_ticket_keys(worker),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
             Action::Recycling { worker, why } => self.records.recycling(worker, why),
@@ -95,6 +90,17 @@ impl Shell {
             Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
             Action::Finish { failure } => self.end = Some(failure),
         }
+    }
+
+    fn drain(&mut self, worker: WorkerId, deadline: Instant, successor: bool) {
+        if let Some(link) = self.links.get_mut(&worker) {
+            link.active_at_drain = Some(link.figures().active);
+            let config = &self.plans.of(link.identity.generation).config;
+            // Whoever has less time than usual needs some after the soft deadline, too.
+            let grace = config.drain_grace.min(deadline.saturating_duration_since(clock::now()) / 2);
+            self.order(worker, ToWorker::Drain { successor, grace }.into());
+        }
+        self.drain_foreign(worker);
     }
 
     /// How much memory these workers hold together. One that ends meanwhile holds nothing.
@@ -155,11 +161,11 @@ impl Shell {
         Ok(self.poller.add(&link.channel, Source::Channel(worker))?)
     }
 
-    fn kill(&mut self, worker: WorkerId) {
-        let Some(link) = self.links.get(&worker) else { return };
-        if let Some(process) = &link.process {
-            info!(%worker, pid = process.pid(), "worker killed");
+    fn kill(&mut self, worker: WorkerId, why: KillReason) {
+        if let Some(process) = self.process(worker) {
+            info!(%worker, pid = process.pid(), why = records::describe_kill(why), "worker killed");
             process.kill();
+            self.explain_unready(worker);
         }
     }
 
@@ -325,7 +331,11 @@ impl Shell {
                 None,
             ),
         };
-        self.order(worker, Order { message: ToWorker::Listening { request: request.0, answer }, fd });
+        let order = Order {
+            message: ToWorker::Listening { request: request.0, answer },
+            cargo: fd.map_or(Cargo::None, Cargo::Descriptor),
+        };
+        self.order(worker, order);
     }
 
     fn refuse_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId) {

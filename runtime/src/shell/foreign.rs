@@ -29,7 +29,6 @@ use self::look::{Look, Socket};
 use self::notify::NotifySocket;
 use super::poller::Source;
 use super::process::Process;
-use super::records::words;
 use super::{Shell, clock};
 use crate::config::{Config, Protocol, Readiness};
 use crate::machine::{Event, Evidence, Proof, RequestId, Rule, View};
@@ -251,12 +250,11 @@ impl Shell {
         }
     }
 
-    pub(super) fn kill_foreign(&mut self, worker: WorkerId) {
+    /// Says of a worker that was killed before it was ready what was missing.
+    pub(super) fn explain_unready(&mut self, worker: WorkerId) {
         let Some(foreigner) = self.foreigners.held.get_mut(&worker) else { return };
         let Some(process) = &foreigner.process else { return };
         let pid = process.pid();
-        info!(%worker, pid, "worker killed");
-        process.kill();
         if let Some(start) = foreigner.start.take() {
             let Start { said, hidden, missing, .. } = start;
             let unseen: Vec<_> = self
@@ -277,11 +275,13 @@ impl Shell {
         // As long as it is not reaped, the number of the group is its own.
         process.kill();
         let Some(exit) = process.reap() else { return };
-        let Identity { slot, generation, .. } = foreigner.identity;
-        info!(%worker, %slot, %generation, pid = process.pid(), exit = words(exit), "worker exited");
+        let (identity, pid) = (foreigner.identity, process.pid());
         self.poller.remove(process);
         foreigner.process = None;
         foreigner.start = None;
+        if let Some(view) = self.machine.workers().find(|view| view.worker == worker) {
+            self.records.foreign_exited(identity, view, pid, exit);
+        }
         self.note(Event::WorkerExited { worker, exit });
     }
 }

@@ -3,23 +3,32 @@
 //! Invariant: orders reach the worker in the order in which they were given; while one waits for room in the channel, no
 //! offer is sent.
 
-use std::collections::{HashMap, VecDeque};
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
 use everport_handoff::bootstrap::{Identity, MasterEnds};
 use everport_handoff::channel::Channel;
-use everport_handoff::message::{MAX_OFFERS, Offer, Parcel, ToWorker};
+use everport_handoff::message::{
+    Data, HandoverId, HandoverOutcome, MAX_HANDOVERS, MAX_OFFERS, MAX_PACKET, Offer, Parcel, ToWorker,
+};
 use everport_handoff::offer::Reading;
 
-use super::connections::Connections;
+use super::connections::{Connection, Connections};
 use super::process::Process;
 use crate::machine::{ConnectionId, Settled};
 
 /// How many orders may wait for room in one worker's channel. A worker that leaves more unread is broken: the master gives
-/// a handful in a worker's whole life, and the answers to its own questions.
-const MAX_WAITING: usize = 64;
+/// a handful in a worker's whole life, the answers to its own questions, and the outcomes of its handovers.
+const MAX_WAITING: usize = 64 + MAX_HANDOVERS;
+
+/// What an offer takes in a message at most, beside what is in its parcel.
+const OFFER_SIZE: usize = 160;
 
 /// One worker, from the spawn until everything that it held is settled.
 #[derive(Debug)]
@@ -38,6 +47,12 @@ pub(crate) struct Link {
     pub(crate) bell_copy: Option<OwnedFd>,
     /// How many connections it had when it was told to drain.
     pub(crate) active_at_drain: Option<u64>,
+    /// What it handed over and has not been told the outcome of.
+    pub(crate) handovers: HashSet<HandoverId>,
+    /// How many of its connections were lost on the way, for want of descriptors.
+    pub(crate) lost: u64,
+    /// The connections that could not be returned to it, by its own numbers.
+    pub(crate) undelivered: Vec<(HandoverId, Connection)>,
     board: MasterBoard,
     /// Whether the machine wants to know whenever its connections end.
     watched: bool,
@@ -79,12 +94,31 @@ pub(crate) enum Word {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) message: ToWorker,
-    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) cargo: Cargo,
+}
+
+/// The descriptor of a message.
+#[derive(Debug)]
+pub(crate) enum Cargo {
+    None,
+    Descriptor(OwnedFd),
+    /// A connection that is returned; it is not lost if the message cannot be sent.
+    Connection(Box<Connection>),
+}
+
+impl Cargo {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::None => None,
+            Self::Descriptor(fd) => Some(fd.as_fd()),
+            Self::Connection(connection) => Some(connection.socket.as_fd()),
+        }
+    }
 }
 
 impl From<ToWorker> for Order {
     fn from(message: ToWorker) -> Self {
-        Self { message, fd: None }
+        Self { message, cargo: Cargo::None }
     }
 }
 
@@ -159,6 +193,9 @@ impl Link {
             refused: None,
             bell_copy: Some(bell_copy),
             active_at_drain: None,
+            handovers: HashSet::new(),
+            lost: 0,
+            undelivered: Vec::new(),
             board,
             watched: false,
             heartbeat: 0,
@@ -171,6 +208,7 @@ impl Link {
     /// Gives an order, or keeps it until the channel has room.
     pub(crate) fn order(&mut self, order: Order) -> Result<Room, OrderError> {
         if self.waiting.len() >= MAX_WAITING {
+            self.keep(order);
             return Err(OrderError::Unread);
         }
         self.waiting.push_back(order);
@@ -180,17 +218,38 @@ impl Link {
     /// Sends what waits, as far as the channel has room.
     pub(crate) fn send_waiting(&mut self) -> Result<Room, OrderError> {
         while let Some(order) = self.waiting.front() {
-            let fd = order.fd.as_ref().map(AsFd::as_fd);
-            if let Err(error) = self.channel.send(&order.message, fd.as_slice()) {
+            if let Err(error) = self.channel.send(&order.message, order.cargo.fd().as_slice()) {
                 let room = Room::after(error)?;
                 if room == Room::Closed {
-                    self.waiting.clear();
+                    self.give_up_waiting();
                 }
                 return Ok(room);
             }
             self.waiting.pop_front();
         }
         Ok(Room::Enough)
+    }
+
+    /// Nothing that waits can be sent any more.
+    pub(crate) fn give_up_waiting(&mut self) {
+        for order in std::mem::take(&mut self.waiting) {
+            self.keep(order);
+        }
+    }
+
+    /// Keeps what must not be lost of an order that cannot be given.
+    fn keep(&mut self, order: Order) {
+        if let (ToWorker::HandedOver { id, outcome: HandoverOutcome::Returned }, Cargo::Connection(connection)) =
+            (order.message, order.cargo)
+        {
+            self.undelivered.push((id, *connection));
+        }
+    }
+
+    /// The connection of this offer, and what was read from its word the last time, if it is on the board.
+    pub(crate) fn placed(&self, offer: OfferId) -> Option<(ConnectionId, Reading)> {
+        let mut offers = self.offers.iter();
+        offers.find(|(_, placed)| placed.id == offer).map(|(connection, placed)| (*connection, placed.seen))
     }
 
     /// Whether orders wait for room in the channel.
@@ -223,7 +282,7 @@ impl Link {
         let (mut most, mut unsayable) = (MAX_OFFERS, Vec::new());
         let mut room = Ok(if self.is_full() { Room::Full } else { Room::Enough });
         while matches!(room, Ok(Room::Enough)) && !rest.is_empty() {
-            let (batch, later) = rest.split_at(rest.len().min(most));
+            let (batch, later) = rest.split_at(batch_length(&rest[..rest.len().min(most)], connections));
             match self.send_batch(batch, connections) {
                 Ok(()) => rest = later,
                 // The message cannot be written, which is no fault of the worker. One by one, the offer at fault is found.
@@ -255,9 +314,10 @@ impl Link {
                 id: placed.id,
                 listener: held.listener,
                 peer: held.peer.clone(),
-                parcel: Parcel::Nothing,
+                parcel: held.parcel.clone(),
             });
             fds.push(held.socket.as_fd());
+            fds.extend(held.memfd.as_ref().map(AsFd::as_fd));
         }
         self.channel.send(&ToWorker::Offer { offers }, &fds)
     }
@@ -325,7 +385,17 @@ impl Link {
     pub(crate) fn figures(&self) -> Figures {
         let figures = self.board.figures();
         // They are added up, and a worker may claim anything: no process has more than this of what takes a descriptor.
-        Figures { active: figures.active.min(u32::MAX.into()), ..figures }
+        let sane = |figure: u64| figure.min(u32::MAX.into());
+        let active = sane(figures.active);
+        let (guards, requests, lingered) = (sane(figures.guards), sane(figures.requests), sane(figures.lingered));
+        let (idle, unread) = (figures.idle.min(active), figures.unread.min(active));
+        Figures { active, guards, requests, lingered, idle, unread, ..figures }
+    }
+
+    /// How long its oldest connection has lasted, as far as a process that is `uptime` old can say.
+    pub(crate) fn oldest(&self, uptime: Duration) -> Option<Duration> {
+        let oldest = Some(self.figures().oldest).filter(|oldest| *oldest > 0)?;
+        Some(Duration::from_millis(everport_handoff::board::now().saturating_sub(oldest)).min(uptime))
     }
 
     /// Asks the worker to ring whenever a connection ends, or no longer.
@@ -346,46 +416,17 @@ impl Link {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use everport_handoff::bootstrap;
-    use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
-    use everport_handoff::name::SocketName;
-
-    use super::super::connections::Connection;
-    use super::super::process::Launcher;
-    use super::super::surroundings::Output;
-    use super::*;
-    use crate::config::{Config, RawConfig, Setting, Source};
-
-    #[test]
-    fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
-        // It keeps its end of the channel open, and reads nothing.
-        let mut raw = RawConfig::default();
-        for word in ["sleep", "60"] {
-            raw.add(Setting::Program, word, Source::Flag);
-        }
-        let config = Config::try_from(raw).unwrap();
-        let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
-        let ends = bootstrap::prepare().unwrap();
-        let mut launcher = Launcher::new(&config, None).unwrap();
-        let inherited = &ends.inherited;
-        let process = launcher
-            .spawn(identity.generation, |command, _| inherited.pass_to(command, identity), &Output::Inherited)
-            .unwrap();
-        let bell = || everport_handoff::board::bell().unwrap();
-        let mut link = Link::new(identity, ends, [bell(), bell()], process);
-        let mut connections = Connections::default();
-        let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
-        let ids = peers.map(|peer| connections.keep(Connection { socket: bell(), peer, listener: ListenerId(1) }));
-        for id in ids {
-            assert!(link.stage(id).unwrap());
-        }
-        let sent = link.send_offers(&connections);
-        assert_eq!((sent.failed, sent.unsayable), (Vec::new(), vec![ids[1]]));
-        assert_eq!(sent.room.unwrap(), Room::Enough);
-        let process = link.process.take().unwrap();
-        process.kill();
-        process.wait().unwrap();
-    }
+/// How many of these offers fit into one message: one at least.
+fn batch_length(offers: &[ConnectionId], connections: &Connections) -> usize {
+    let mut room = MAX_PACKET;
+    let fits = |connection: &&ConnectionId| {
+        let inline = match connections.get(**connection).map(|held| &held.parcel) {
+            Some(Parcel::Unread(Data::Inline(bytes)) | Parcel::State { data: Data::Inline(bytes), .. }) => bytes.len(),
+            _ => 0,
+        };
+        let left = room.checked_sub(OFFER_SIZE + inline);
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    offers.iter().take_while(fits).count().max(1)
 }

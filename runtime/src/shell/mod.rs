@@ -11,6 +11,7 @@ mod clock;
 mod connections;
 mod effects;
 mod foreign;
+mod handover;
 mod link;
 mod listeners;
 mod manager;
@@ -29,6 +30,7 @@ mod sources;
 mod spread;
 mod status;
 mod surroundings;
+mod tickets;
 mod worker_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
+use everport_handoff::tickets::TicketKeys;
 use tracing::info;
 
 use self::audit::Audit;
@@ -90,6 +93,8 @@ struct Shell {
     listeners: Listeners,
     connections: Connections,
     links: HashMap<WorkerId, Link>,
+    /// Nothing until a worker asks for them.
+    ticket_keys: Option<TicketKeys>,
     /// The workers that have no link.
     foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
@@ -131,6 +136,7 @@ impl Shell {
             listeners: Listeners::new(inherited),
             connections: Connections::default(),
             links: HashMap::new(),
+            ticket_keys: None,
             foreigners,
             staged: Vec::new(),
             starved: BTreeSet::new(),

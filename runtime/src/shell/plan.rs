@@ -137,6 +137,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         max_connections: config.max_connections,
         shed: config.shed,
         care: care(config),
+        ticket_rotation: config.ticket_rotation,
     }
 }
 

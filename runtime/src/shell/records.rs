@@ -13,7 +13,7 @@ use super::audit::Audit;
 use super::clock;
 use super::link::Link;
 use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
-use crate::machine::{Delay, Exit, Failure, Outcome, Phases, Ticket, WorkerView, Worn};
+use crate::machine::{Delay, Exit, Failure, KillReason, Outcome, Phases, Ticket, WorkerState, WorkerView, Worn};
 
 /// Accepting that fails for want of descriptors is said once in this time.
 const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
@@ -74,7 +74,9 @@ const MAX_ASKED: usize = 256;
 /// What became of the connections of a generation that drains.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
+    moved: u64,
     finished: u64,
+    lingered: u64,
     cut: u64,
 }
 
@@ -187,7 +189,9 @@ impl Records {
             starting_ms,
             total_ms: millis(now.saturating_duration_since(began)),
             finished: 0,
+            lingered: 0,
             cut: 0,
+            moved: 0,
             asked: u64::try_from(asked.len()).unwrap_or(u64::MAX),
             waited_ms: millis(began.saturating_duration_since(first.at)),
             probation_ms,
@@ -214,36 +218,52 @@ impl Records {
                 self.refusals.pop_first();
             }
         }
+        // What it has handed over moves on without it.
+        let under_way = u64::try_from(link.handovers.len()).unwrap_or(u64::MAX);
+        let moved = view.counters.given + under_way;
         // A worker that ends by itself has finished what it had.
-        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active };
-        let voluntary = view.state.ends_well(exit);
+        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active.saturating_sub(under_way) };
+        let lingered = link.figures().lingered;
+        let (voluntary, killed) = (view.state.ends_well(exit), killed(view));
         let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
-        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(cut));
+        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(moved + lingered + cut));
         info!(
-            %worker, %slot, %generation, pid, exit = words(exit), voluntary, uptime_ms, finished, cut,
-            "worker exited"
+            %worker, %slot, %generation, pid, exit = words(exit), killed, voluntary, uptime_ms, moved, finished, lingered,
+            cut, lost = link.lost, "worker exited"
         );
         if retired {
             let tally = self.drains.entry(generation).or_default();
+            tally.moved += moved;
             tally.finished += finished;
+            tally.lingered += lingered;
             tally.cut += cut;
             let tally = *tally;
             if let Some(record) = self.record_of(generation) {
-                (record.finished, record.cut) = (tally.finished, tally.cut);
+                (record.moved, record.finished) = (tally.moved, tally.finished);
+                (record.lingered, record.cut) = (tally.lingered, tally.cut);
             }
         }
     }
 
+    /// Logs the end of a worker whose program knows nothing of Everport. What became of its connections nobody knows, so
+    /// the record is silent about them.
+    pub(super) fn foreign_exited(&self, identity: Identity, view: WorkerView, pid: i32, exit: Exit) {
+        let Identity { worker, slot, generation } = identity;
+        let (voluntary, killed) = (view.state.ends_well(exit), killed(view));
+        let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
+        info!(%worker, %slot, %generation, pid, exit = words(exit), killed, voluntary, uptime_ms, "worker exited");
+    }
+
     /// The last worker of a generation that drained has gone.
     pub(super) fn generation_drained(&mut self, generation: Generation, after: Duration) {
-        let Tally { finished, cut } = self.drains.remove(&generation).unwrap_or_default();
+        let Tally { moved, finished, lingered, cut } = self.drains.remove(&generation).unwrap_or_default();
         let draining_ms = millis(after);
-        info!(%generation, finished, cut, draining_ms, "generation drained");
+        info!(%generation, moved, finished, lingered, cut, draining_ms, "generation drained");
         if let Some(record) = self.record_of(generation) {
             record.draining_ms = Some(draining_ms);
         }
         let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
-        self.audit.append(&AuditLine::Drained { generation, at, finished, cut, draining_ms });
+        self.audit.append(&AuditLine::Drained { generation, at, finished, lingered, cut, moved, draining_ms });
     }
 
     /// The record of the reload that retired this generation.
@@ -345,6 +365,31 @@ pub(super) fn describe_delay(why: Delay) -> String {
             format!("the generations that drain hold {} MiB, which drain_memory does not allow", bytes / (1024 * 1024))
         }
         Delay::Measuring => "the memory of the generations that drain is being measured".to_owned(),
+    }
+}
+
+/// Why a worker was killed, if it was.
+fn killed(view: WorkerView) -> Option<&'static str> {
+    match view.state {
+        WorkerState::Killed { why, .. } => Some(describe_kill(why)),
+        _ => None,
+    }
+}
+
+/// Why a worker is killed, in a few words.
+pub(super) fn describe_kill(why: KillReason) -> &'static str {
+    match why {
+        KillReason::DrainTimeout => "its drain_timeout was over",
+        KillReason::NotReady => "it was not ready in time",
+        KillReason::Left => "it asked to leave before it was ready",
+        KillReason::Incompatible => "no common version of the protocol",
+        KillReason::Broke => "it broke the protocol",
+        KillReason::Silent => "it closed its channel and lived on",
+        KillReason::Hung => "it hung and did not abort",
+        KillReason::RolledBack => "its generation was given up",
+        KillReason::NotNeeded => "it was not needed any more",
+        KillReason::StoppedAtOnce => "the master stops at once",
+        KillReason::Asked => "somebody asked for it",
     }
 }
 

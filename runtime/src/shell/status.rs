@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use everport_handoff::id::Generation;
 
+use super::link::Link;
 use super::measure::resident_memory;
 use super::{Shell, clock, records};
 use crate::control::protocol::{
@@ -105,6 +106,8 @@ impl Shell {
 
     fn worker(&self, view: WorkerView) -> WorkerStatus {
         let link = self.links.get(&view.worker);
+        let figures = link.map(Link::figures).unwrap_or_default();
+        let uptime = clock::now().saturating_duration_since(view.started);
         let process = self.process(view.worker);
         let pid = process.and_then(|process| u32::try_from(process.pid()).ok());
         WorkerStatus {
@@ -125,16 +128,36 @@ impl Shell {
             },
             since_seconds: seconds_since(view.state.since()),
             deadline_in_seconds: view.state.deadline().map(seconds_until),
-            uptime_seconds: seconds_since(view.started),
+            uptime_seconds: uptime.as_secs(),
             memory_bytes: process.and_then(resident_memory),
             restarts: u64::from(view.restarts),
             weight: Some(view.weight),
-            active: link.map_or(0, |link| link.figures().active),
-            guards: link.map_or(0, |link| link.figures().guards),
+            active: figures.active,
+            guards: figures.guards,
             offered: view.counters.offered,
             taken: view.counters.taken,
             refused: view.counters.refused,
             revoked: view.counters.revoked,
+            given: view.counters.given,
+            received: view.counters.received,
+            soft_deadline_in_seconds: link.and_then(|_| self.soft_deadline(view)).map(seconds_until),
+            oldest_seconds: link.and_then(|link| link.oldest(uptime)).map(|age| age.as_secs()),
+            requests: figures.requests,
+            idle: figures.idle,
+            unread: figures.unread,
+            lingered: figures.lingered,
+        }
+    }
+
+    /// When a draining worker closes connections on which nothing is under way. Programs that know nothing of Everport are
+    /// not told of it.
+    fn soft_deadline(&self, view: WorkerView) -> Option<Instant> {
+        match view.state {
+            machine::WorkerState::Draining { since, deadline } => {
+                let grace = self.plans.of(view.generation).config.drain_grace;
+                Some(since + grace.min(deadline.saturating_duration_since(since) / 2))
+            }
+            _ => None,
         }
     }
 

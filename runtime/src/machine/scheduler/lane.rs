@@ -1,11 +1,11 @@
-//! One listener whose connections the master offers: who waits, and who may get it.
+//! One listener: who waits for its workers, and who may get it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use everport_handoff::id::WorkerId;
 
-use super::super::ConnectionId;
+use super::super::{ConnectionId, Spread};
 use super::roster::Roster;
 
 /// Invariant: `queue` is sorted by age, and so the returned connections of a lane come before those never offered.
@@ -17,6 +17,8 @@ pub(super) struct Lane {
     pub(super) held: usize,
     /// The connections that wait for one worker, which has no credit; under policy `hash`.
     parked: BTreeMap<WorkerId, Parked>,
+    /// Those of all these that were handed over. They do not count against the bound of the queue.
+    pub(super) given: BTreeSet<ConnectionId>,
     /// The workers that may be offered something, but for those that could not take anything when they were chosen.
     pub(super) roster: Roster,
     /// How many active workers use the listener.
@@ -36,11 +38,18 @@ struct Parked {
 pub(super) enum Gate {
     Accepting,
     Stopped,
+    /// When the workers accept from the listener themselves: it is never told anything.
+    Shared,
 }
 
 impl Lane {
-    pub(super) fn new(roster: Roster) -> Self {
-        Self { queue: VecDeque::new(), held: 0, parked: BTreeMap::new(), roster, users: 0, gate: Gate::Stopped }
+    pub(super) fn new(spread: Spread, roster: Roster) -> Self {
+        let gate = match spread {
+            Spread::Offered => Gate::Stopped,
+            Spread::Shared => Gate::Shared,
+        };
+        let (queue, given, parked) = (VecDeque::new(), BTreeSet::new(), BTreeMap::new());
+        Self { queue, held: 0, parked, given, roster, users: 0, gate }
     }
 
     /// Puts a connection where its age belongs: cheap at both ends.
@@ -51,6 +60,15 @@ impl Lane {
 
     pub(super) fn waiting(&self) -> usize {
         self.queue.len() + self.held + self.parked.values().map(|parked| parked.connections.len()).sum::<usize>()
+    }
+
+    /// The connection, which is queued or waits for one worker, waits no more.
+    pub(super) fn leave(&mut self, connection: ConnectionId) {
+        self.given.remove(&connection);
+        self.queue.retain(|other| *other != connection);
+        for parked in self.parked.values_mut() {
+            parked.connections.retain(|other| *other != connection);
+        }
     }
 
     /// The connection, which is in no queue, waits for this worker alone until then.
@@ -87,5 +105,10 @@ impl Lane {
     pub(super) fn into_waiting(mut self) -> VecDeque<ConnectionId> {
         self.unpark_all();
         self.queue
+    }
+
+    /// How many of them the master itself accepted.
+    pub(super) fn accepted(&self) -> usize {
+        self.waiting() - self.given.len()
     }
 }

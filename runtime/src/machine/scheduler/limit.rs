@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{ListenerId, Slot, WorkerId};
 
 use super::super::{Action, OfferedPolicy};
-use super::lane::Lane;
+use super::lane::{Gate, Lane};
 use super::roster::{Member, Roster};
 use super::worker::{Seat, Standing, Worker};
 use super::{ConnectionId, Scheduler};
@@ -117,13 +117,15 @@ impl Scheduler {
     }
 
     pub(in crate::machine) fn policy(&self, listener: ListenerId) -> Option<OfferedPolicy> {
-        self.lanes.get(&listener).map(|lane| lane.roster.policy())
+        let lane = self.lanes.get(&listener).filter(|lane| lane.gate != Gate::Shared);
+        lane.map(|lane| lane.roster.policy())
     }
 
     /// From now on the listener's connections go by this policy. What is on offer already stays where it is.
     pub(in crate::machine) fn set_policy(&mut self, listener: ListenerId, policy: OfferedPolicy) {
         let roster = self.roster(policy);
-        let Some(lane) = self.lanes.get_mut(&listener).filter(|lane| lane.roster.policy() != policy) else { return };
+        let is_other = |lane: &&mut Lane| lane.roster.policy() != policy && lane.gate != Gate::Shared;
+        let Some(lane) = self.lanes.get_mut(&listener).filter(is_other) else { return };
         lane.unpark_all();
         lane.roster = roster;
         self.stirred.push(listener);
@@ -238,11 +240,17 @@ impl Scheduler {
         places
     }
 
-    /// Whether whoever waits at this listener is to be closed: every worker of it is full, and known to be.
-    pub(super) fn sheds(&self, listener: ListenerId, lane: &Lane) -> bool {
+    /// Whether this connection, for which there is nobody, is to be closed. One that lived already waits on.
+    pub(super) fn sheds(&self, listener: ListenerId, connection: ConnectionId) -> bool {
+        let lane = self.lanes.get(&listener).filter(|lane| !lane.given.contains(&connection));
+        lane.is_some_and(|lane| self.are_all_full(listener, lane))
+    }
+
+    /// Whether new connections of this listener are shed: every worker of it is full, and known to be.
+    pub(super) fn are_all_full(&self, listener: ListenerId, lane: &Lane) -> bool {
         let is_full = |worker: &Worker| worker.is_full() && worker.load.watch == Watch::On;
         let mut users = self.workers.values().filter(|worker| worker.serves(listener));
-        self.settings.shed && lane.users > 0 && users.all(is_full)
+        self.settings.shed && lane.users > 0 && lane.gate != Gate::Shared && users.all(is_full)
     }
 
     pub(super) fn shed(&mut self, connection: ConnectionId, actions: &mut Vec<Action>) {

@@ -28,9 +28,7 @@ impl Scheduler {
         if self.knows(connection) {
             return;
         }
-        let state = State::Queued;
-        let accepted = Connection { listener, key, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0 };
-        self.connections.insert(connection, accepted);
+        self.connections.insert(connection, Connection { key, ..Connection::new(listener, None) });
         self.loads.count_accepted();
         self.enqueue(connection, actions);
         if let Intake::Open { pause } = &mut self.intake {
@@ -72,17 +70,20 @@ impl Scheduler {
     pub(super) fn dispatch(&mut self, listener: ListenerId, now: Instant, actions: &mut Vec<Action>) {
         while let Some(&connection) = self.lanes.get(&listener).and_then(|lane| lane.queue.front()) {
             let choice = self.choose(listener, connection, now);
-            let Some(lane) = self.lanes.get(&listener) else { return };
-            let sheds = choice == Choice::Nobody && self.sheds(listener, lane);
+            let sheds = choice == Choice::Nobody && self.sheds(listener, connection);
             let Some(lane) = self.lanes.get_mut(&listener).filter(|_| choice != Choice::Nobody || sheds) else {
                 return;
             };
             lane.queue.pop_front();
+            if let Choice::WaitFor(worker, until) = choice {
+                lane.park(connection, worker, until);
+                continue;
+            }
+            lane.given.remove(&connection);
             match choice {
                 Choice::Worker(worker) => self.offer(connection, worker, now, actions),
-                Choice::WaitFor(worker, until) => lane.park(connection, worker, until),
                 Choice::Unfit => self.hold_unfit(connection, now, actions),
-                Choice::Nobody => self.shed(connection, actions),
+                Choice::Nobody | Choice::WaitFor(..) => self.shed(connection, actions),
             }
         }
     }
@@ -91,7 +92,7 @@ impl Scheduler {
         let (Some(lane), Some(waiting)) = (self.lanes.get_mut(&listener), self.connections.get(&connection)) else {
             return Choice::Nobody;
         };
-        let applicant = Applicant { id: connection, listener, key: waiting.key, refused_by: &waiting.refused_by };
+        let applicant = Applicant { id: connection, waiting };
         let assembly = Assembly { workers: &self.workers, settings: &self.settings, now, connection: Some(applicant) };
         let mut rested = Vec::new();
         let choice = lane.roster.choose(&assembly, &mut rested);
@@ -139,9 +140,10 @@ impl Scheduler {
             Some(lane) => {
                 returned.state = State::Queued;
                 lane.enqueue(connection);
+                lane.given.extend(returned.given.map(|_| connection));
                 self.stirred.push(returned.listener);
             }
-            None => self.shut_down(connection, actions),
+            None => self.end(connection, actions),
         }
     }
 
@@ -155,10 +157,11 @@ impl Scheduler {
             Some(lane) => {
                 held.state = State::Held;
                 lane.held += 1;
+                lane.given.extend(held.given.map(|_| connection));
                 self.stirred.push(held.listener);
                 self.held.push_back((now + HOLD, connection));
             }
-            None => self.shut_down(connection, actions),
+            None => self.end(connection, actions),
         }
     }
 
@@ -170,7 +173,7 @@ impl Scheduler {
             refused.rounds += u8::from(!refused.refused_by.is_empty());
             self.hold(connection, now, actions);
         } else {
-            self.shut_down(connection, actions);
+            self.end(connection, actions);
         }
     }
 
@@ -180,6 +183,7 @@ impl Scheduler {
             && let Some(lane) = self.lanes.get_mut(&held.listener)
         {
             lane.held -= 1;
+            lane.given.remove(&connection);
             self.stirred.push(held.listener);
         }
     }
@@ -197,7 +201,7 @@ impl Scheduler {
             let fits = self
                 .connections
                 .get(&connection)
-                .is_some_and(|held| willing.fits(connection, held.listener) && !held.refused_by.contains(&worker));
+                .is_some_and(|held| held.fits(connection, worker, willing) && !held.refused_by.contains(&worker));
             if fits {
                 self.unhold(connection);
                 self.offer(connection, worker, now, actions);
@@ -213,7 +217,7 @@ impl Scheduler {
         if lane.users == 0 {
             return 0;
         }
-        let waiting = lane.waiting();
+        let waiting = lane.accepted();
         let room = match self.settings.queue.saturating_sub(waiting) {
             // It may have to wait for another one than that.
             0 if waiting > 0 && lane.roster.policy() == OfferedPolicy::Hash => 0,
@@ -221,7 +225,7 @@ impl Scheduler {
             room => room,
         };
         let places = self.places(listener, waiting.saturating_add(room)).saturating_sub(waiting);
-        if room > places && self.sheds(listener, lane) { room } else { room.min(places) }
+        if room > places && self.are_all_full(listener, lane) { room } else { room.min(places) }
     }
 
     /// Takes those out of the roster that would be chosen, up to the first that can be offered something. With no room in
@@ -230,7 +234,7 @@ impl Scheduler {
         let Some(lane) = self.lanes.get_mut(&listener) else {
             return;
         };
-        if lane.waiting() >= self.settings.queue {
+        if lane.accepted() >= self.settings.queue {
             let assembly = Assembly { workers: &self.workers, settings: &self.settings, now, connection: None };
             let mut rested = Vec::new();
             lane.roster.skip_spent(&assembly, &mut rested);
@@ -247,13 +251,13 @@ impl Scheduler {
         let gate = match lane.gate {
             Gate::Accepting if !open => Gate::Stopped,
             // Not before the queue is half empty, or each connection would cost an order to start and one to stop.
-            Gate::Stopped if open && lane.waiting() <= self.settings.queue / 2 => Gate::Accepting,
+            Gate::Stopped if open && lane.accepted() <= self.settings.queue / 2 => Gate::Accepting,
             unchanged => unchanged,
         };
         if gate != lane.gate {
             actions.push(match gate {
                 Gate::Accepting => Action::StartAccepting { listener },
-                Gate::Stopped => Action::StopAccepting { listener },
+                Gate::Stopped | Gate::Shared => Action::StopAccepting { listener },
             });
         }
         if let Some(lane) = self.lanes.get_mut(&listener) {

@@ -18,10 +18,11 @@ mod rr;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use everport_handoff::id::{ListenerId, Slot, WorkerId};
+use everport_handoff::id::{Slot, WorkerId};
 
 use super::super::random::Random;
 use super::super::{ConnectionId, OfferedPolicy, Settings};
+use super::Connection;
 use super::worker::{Pace, Standing, Worker};
 use hash::Table;
 use least::Ranking;
@@ -82,16 +83,14 @@ pub(super) struct Assembly<'a> {
 /// The connection for which somebody is sought.
 pub(super) struct Applicant<'a> {
     pub(super) id: ConnectionId,
-    pub(super) listener: ListenerId,
-    pub(super) key: Option<u64>,
-    pub(super) refused_by: &'a [WorkerId],
+    pub(super) waiting: &'a Connection,
 }
 
 impl Assembly<'_> {
     fn judge(&self, id: WorkerId) -> Verdict {
         let Some(worker) = self.workers.get(&id) else { return Verdict::Absent };
         let fits = |applicant: &Applicant<'_>| {
-            worker.fits(applicant.id, applicant.listener) && !applicant.refused_by.contains(&id)
+            applicant.waiting.fits(applicant.id, id, worker) && !applicant.waiting.refused_by.contains(&id)
         };
         match worker.standing {
             _ if worker.can_be_offered(self.settings) => match self.connection.as_ref().is_none_or(fits) {
@@ -104,7 +103,7 @@ impl Assembly<'_> {
     }
 
     fn key(&self) -> Option<u64> {
-        self.connection.as_ref().and_then(|applicant| applicant.key)
+        self.connection.as_ref().and_then(|applicant| applicant.waiting.key)
     }
 
     /// What one more connection makes of this worker: its load over its weight.

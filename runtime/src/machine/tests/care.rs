@@ -115,9 +115,9 @@ fn hung_worker_is_aborted_then_killed_and_loses_its_offers_at_once() {
     assert_eq!((world.untaken(2), world.taken(1)), (0, 1));
     assert!(!world.did(&Action::Abort { worker: WorkerId(1) }));
     world.pass_millis(4_999);
-    assert!(!world.did(&Action::Kill { worker: WorkerId(2) }));
+    assert!(world.killed(2).is_none());
     world.pass_millis(1);
-    assert!(world.did(&Action::Kill { worker: WorkerId(2) }));
+    assert!(world.killed(2).is_some());
     world.exit(2, 134);
     assert_eq!(newest(&world), 3);
 }
@@ -307,14 +307,4 @@ fn stop_ends_a_pause_with_everything_else() {
     world.exit(1, 0);
     world.exit(2, 0);
     assert_eq!(world.finished(), Some(&None));
-}
-
-#[test]
-fn killed_worker_is_replaced_as_after_a_crash() {
-    let mut world = World::serving();
-    world.feed(Event::KillAsked { worker: WorkerId(2) });
-    assert!(world.did(&Action::Kill { worker: WorkerId(2) }));
-    assert_eq!(newest(&world), 3);
-    world.feed(Event::KillAsked { worker: WorkerId(2) });
-    assert_eq!(world.count(|action| matches!(action, Action::Kill { .. })), 1);
 }

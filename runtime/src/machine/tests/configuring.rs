@@ -75,7 +75,7 @@ fn a_generation_drains_for_as_long_as_its_own_settings_say() {
     world.all_ready();
     // The workers 3 and 4 of the second generation.
     world.pass_millis(1_000);
-    assert_eq!(world.count(|action| matches!(action, Action::Kill { worker } if worker.0 == 3)), 1);
+    assert_eq!(world.count(|action| matches!(action, Action::Kill { worker, .. } if worker.0 == 3)), 1);
 }
 
 #[test]

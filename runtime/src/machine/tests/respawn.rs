@@ -172,7 +172,7 @@ fn replacement_that_never_gets_ready_is_killed_and_replaced() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.pass_millis(10_000);
-    assert!(world.did(&Action::Kill { worker: WorkerId(3) }));
+    assert!(world.killed(3).is_some());
     assert_eq!(spawned(&world), [3, 4]);
     assert_eq!(world.active_generation(), Some(1));
 }
@@ -181,7 +181,7 @@ fn replacement_that_never_gets_ready_is_killed_and_replaced() {
 fn worker_that_breaks_the_protocol_is_killed_and_replaced() {
     let mut world = World::serving();
     world.feed(Event::WorkerBroke { worker: WorkerId(1), reason: "garbage".into() });
-    assert!(world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert!(world.killed(1).is_some());
     assert!(world.did(&Action::Forget { worker: WorkerId(1) }));
     assert_eq!(spawned(&world), [3]);
 }
@@ -191,7 +191,7 @@ fn worker_that_closes_its_channel_and_exits_is_replaced_as_any_other() {
     let mut world = World::serving();
     world.feed(Event::ChannelClosed { worker: WorkerId(1) });
     world.exit(1, 3);
-    assert!(!world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert!(world.killed(1).is_none());
     assert_eq!(spawned(&world), [3]);
 }
 
@@ -202,9 +202,9 @@ fn worker_that_closes_its_channel_and_lives_on_is_offered_nothing_and_killed_in_
     world.connect(4);
     assert_eq!(world.untaken(1), 0);
     world.pass_millis(999);
-    assert!(!world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert!(world.killed(1).is_none());
     world.pass_millis(1);
-    assert!(world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert!(world.killed(1).is_some());
     assert_eq!(spawned(&world), [3]);
 }
 
@@ -213,7 +213,7 @@ fn incompatible_replacement_is_killed_and_the_generation_serves_on() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.feed(Event::WorkerIncompatible { worker: WorkerId(3), reason: "version 9".into() });
-    assert!(world.did(&Action::Kill { worker: WorkerId(3) }));
+    assert!(world.killed(3).is_some());
     world.pass_millis(100);
     assert_eq!(spawned(&world), [3, 4]);
 }
@@ -270,11 +270,11 @@ fn draining_worker_is_killed_at_its_deadline() {
     world.reload(1);
     world.all_ready();
     let deadline = world.now + Duration::from_secs(30);
-    assert!(world.did(&Action::Drain { worker: WorkerId(1), deadline }));
+    assert!(world.did(&Action::Drain { worker: WorkerId(1), deadline, successor: true }));
     world.exit(1, 0);
     world.pass_millis(29_999);
-    assert!(!world.did(&Action::Kill { worker: WorkerId(2) }));
+    assert!(world.killed(2).is_none());
     world.pass_millis(1);
-    assert!(world.did(&Action::Kill { worker: WorkerId(2) }));
-    assert!(!world.did(&Action::Kill { worker: WorkerId(1) }));
+    assert!(world.killed(2).is_some());
+    assert!(world.killed(1).is_none());
 }

@@ -80,6 +80,7 @@ impl History {
             max_connections: random.one_in(3).then(|| 1 + random.below(12)),
             shed: random.one_in(2),
             care: care(&mut random),
+            ticket_rotation: Duration::from_millis(100 + random.below(10_000)),
         };
         let mut world = World::with(settings);
         world.dies_slowly = true;
@@ -115,7 +116,8 @@ impl History {
                 let (port, clients) = (self.port(), self.random.below(6) as usize);
                 self.world.connect_to(port, clients);
             }
-            20..=44 => self.some_worker_acts(),
+            20..=39 => self.some_worker_acts(),
+            40..=44 => self.some_worker_hands_over(),
             45..=64 => {
                 let longest = if self.random.one_in(8) { 2_000 } else { 60 };
                 let millis = self.random.below(longest);
@@ -151,6 +153,11 @@ impl History {
             97 if self.random.one_in(2) => self.edit_plan(),
             97 if self.random.one_in(2) => self.some_order(),
             97 => self.some_change_of_shares(),
+            98 if self.random.one_in(2) => {
+                if let Some(worker) = self.alive(|_| true) {
+                    self.world.feed(Event::TicketKeysWanted { worker });
+                }
+            }
             98 => self.world.feed(Event::AcceptExhausted),
             _ if self.random.one_in(6) => {
                 let at_once = self.random.one_in(3);
@@ -236,6 +243,27 @@ impl History {
             }
             self.world.run();
         }
+    }
+
+    /// Connections of a worker move: those that it has by an offer, and those that moved before.
+    fn some_worker_hands_over(&mut self) {
+        let workers = self.world.workers.iter();
+        let owners: Vec<_> = workers
+            .filter(|(_, process)| !process.exited && !process.is_mute && !process.owned.is_empty())
+            .map(|(worker, _)| *worker)
+            .collect();
+        let Some(worker) = self.random.pick(&owners) else { return };
+        for _ in 0..1 + self.random.below(4) {
+            let owned: Vec<_> = self.world.worker(worker.0).owned.iter().copied().collect();
+            if let Some(client) = self.random.pick(&owned) {
+                self.world.send_over(worker.0, client);
+            }
+        }
+        // What is not read now is read some time, at the latest when the worker has gone.
+        if !self.random.one_in(3) {
+            self.world.read_outbox(worker);
+        }
+        self.world.run();
     }
 
     fn some_worker_listens(&mut self) {
@@ -331,6 +359,8 @@ impl History {
             };
             process.memory = 0;
             self.world.end(worker.0, u64::MAX);
+            self.world.read_outbox(worker);
+            self.world.run();
             let Some(process) = self.world.workers.get_mut(&worker).filter(|process| !process.exited) else {
                 continue;
             };
@@ -363,9 +393,10 @@ impl History {
         let port_is_served = world.machine.queued(PORT) == 0 && world.backlog(PORT) == 0;
         let settled =
             world.workers.values().all(|process| process.board.is_empty() && !process.rings && !process.watched);
+        let moved = world.workers.values().all(|process| process.cut_off || process.under_way.is_empty());
         let active = |view: &WorkerView| matches!(view.state, WorkerState::Active { .. });
         let all_active = world.machine.workers().filter(active).count() == world.machine.slots() as usize;
-        port_is_served && settled && all_active && world.machine.reload() == ReloadView::None
+        port_is_served && settled && moved && all_active && world.machine.reload() == ReloadView::None
     }
 }
 
@@ -399,6 +430,8 @@ const RARE: usize = 19;
 /// The number of an action that only some histories come to.
 fn rarity(action: &Action) -> Option<usize> {
     match action {
+        Action::TellMoved { .. } => Some(17),
+        Action::Return { .. } => Some(18),
         Action::ShutOut { .. } => Some(14),
         Action::LetIn { .. } => Some(15),
         Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::NotPrepared { .. }), .. } => Some(16),

@@ -3,6 +3,7 @@
 
 mod board;
 mod check;
+mod handover;
 mod shell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,6 +73,16 @@ pub(super) struct Process {
     pub(super) active: u64,
     /// Whether it rings when one ends.
     pub(super) watched: bool,
+    /// The clients whose connections it owns.
+    pub(super) owned: BTreeSet<Client>,
+    /// What it handed over, and has not heard of yet.
+    pub(super) under_way: BTreeMap<HandoverId, Client>,
+    /// What of that the master has not read yet.
+    outbox: VecDeque<HandoverId>,
+    /// When the master cannot tell it anything any more, or does not want to.
+    pub(super) cut_off: bool,
+    /// When the master does not hear it any more.
+    pub(super) is_mute: bool,
     told: Told,
     channel: VecDeque<Message>,
     has_beaten: bool,
@@ -88,6 +99,10 @@ impl Process {
         self.board.values().filter(|word| matches!(word, Word::Taken { .. })).count()
     }
 }
+
+/// One connection as its client sees it, whatever the master calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Client(pub(super) u64);
 
 #[derive(Clone, Copy, Debug)]
 enum Message {
@@ -121,12 +136,20 @@ pub(super) struct World {
     pub(super) workers: BTreeMap<WorkerId, Process>,
     /// The connections of which the master has a copy, and their listener.
     pub(super) copies: BTreeMap<ConnectionId, ListenerId>,
+    /// Whose connection each of them is, or was.
+    clients: BTreeMap<ConnectionId, Client>,
+    /// Where the clients came in that have not been cut off.
+    connected: BTreeMap<Client, ListenerId>,
+    /// The connections that came from a worker.
+    handed_over: BTreeSet<ConnectionId>,
+    last_handover: u64,
     /// How often somebody was told the outcome.
     pub(super) tickets: BTreeMap<Ticket, usize>,
     /// Whether a killed worker exits only when it is told to.
     pub(super) dies_slowly: bool,
     /// Whether the next process cannot be started.
     pub(super) next_spawn_fails: bool,
+    pub(super) has_ticket_keys: bool,
     /// How much memory every worker that drains has.
     pub(super) memory: u64,
     /// What the next reload finds.
@@ -139,11 +162,15 @@ pub(super) struct World {
     pub(super) keys: VecDeque<Option<u64>>,
     /// How many connections each worker of a generation may have.
     limits: BTreeMap<Generation, Option<u64>>,
+    /// The listeners that were closed. Another may have come under the same id since, as in no real master.
+    closed: BTreeSet<ListenerId>,
     events: VecDeque<Event>,
     offered_once: BTreeSet<ConnectionId>,
     backoff: Backoff,
     /// The workers that are replaced because they have served enough.
     recycled: Vec<WorkerId>,
+    /// The workers whose end an operator asked for.
+    dismissed: BTreeSet<WorkerId>,
     last_connection: u64,
 }
 
@@ -158,9 +185,14 @@ impl World {
             log: Vec::new(),
             workers: BTreeMap::new(),
             copies: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
+            last_handover: 0,
             tickets: BTreeMap::new(),
             dies_slowly: false,
             next_spawn_fails: false,
+            has_ticket_keys: false,
             memory: 0,
             plan: Plan { settings, configured: BTreeMap::from([(PORT, Spread::Offered)]), fails: false },
             preparing: None,
@@ -168,10 +200,12 @@ impl World {
             ports: BTreeMap::new(),
             keys: VecDeque::new(),
             limits: BTreeMap::from([(Generation(1), settings.max_connections)]),
+            closed: BTreeSet::new(),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
             backoff: Backoff::new(settings.care),
             recycled: Vec::new(),
+            dismissed: BTreeSet::new(),
             last_connection: 0,
         }
     }
@@ -201,6 +235,7 @@ impl World {
                 recycle: Limits::default(),
                 recycle_at_once: 1,
             },
+            ticket_rotation: Duration::from_secs(12 * 60 * 60),
         }
     }
 
@@ -233,6 +268,10 @@ impl World {
         world.set_mood(1, Mood::Blocked);
         world.set_mood(2, Mood::Blocked);
         world
+    }
+
+    pub(super) fn kill(&mut self, worker: u64) {
+        self.feed(Event::KillAsked { worker: WorkerId(worker) });
     }
 
     pub(super) fn bind(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
@@ -374,6 +413,14 @@ impl World {
 
     pub(super) fn count(&self, wanted: impl Fn(&Action) -> bool) -> usize {
         self.log.iter().filter(|action| wanted(action)).count()
+    }
+
+    /// Why a worker was killed, if it was.
+    pub(super) fn killed(&self, worker: u64) -> Option<KillReason> {
+        self.log.iter().find_map(|action| match action {
+            Action::Kill { worker: killed, why } if killed.0 == worker => Some(*why),
+            _ => None,
+        })
     }
 
     /// How the last reload ended.

@@ -8,15 +8,17 @@ use super::{Message, Process, Told, Word, World};
 impl World {
     /// The worker reads one message of its channel, and takes or refuses what it is offered.
     pub(in crate::machine::tests) fn act(&mut self, worker: WorkerId, willing: bool) {
-        let process = self.worker(worker.0);
+        let process = self.workers.get_mut(&worker).expect("a worker that acts");
         match process.channel.pop_front() {
             None => {}
             Some(Message::AskBeat) => process.has_beaten = true,
             Some(Message::Offer(connection)) => {
                 if let Some(word) = process.board.get_mut(&connection) {
-                    let takes = u64::from(*word == Word::Offered && willing);
-                    process.taken_in_all += takes;
-                    process.active += takes;
+                    if *word == Word::Offered && willing {
+                        process.taken_in_all += 1;
+                        process.active += 1;
+                        process.owned.insert(self.clients[&connection]);
+                    }
                     *word = match (*word, willing) {
                         (Word::Offered, true) => Word::Taken { read: false },
                         (Word::Offered, false) => Word::Refused { read: false },
@@ -121,11 +123,15 @@ impl World {
 
     pub(super) fn shut_down(&mut self, connection: ConnectionId) {
         let listener = self.copies.remove(&connection).expect("a copy is shut down once");
+        let client = self.clients[&connection];
+        let awaits = |process: &Process| !process.cut_off && process.under_way.values().any(|other| *other == client);
+        assert!(!self.workers.values().any(awaits), "{client:?} is cut off, but its giver would have it back");
+        self.cut_off(client);
         let owned = |process: &Process| process.board.get(&connection) == Some(&Word::Taken { read: true });
         let owner_is_dead = self.workers.values().any(|process| owned(process) && process.exited);
         let refused = self.offered_once.contains(&connection) && self.count_offers(connection) > 100;
         assert!(
-            owner_is_dead || !self.ports.contains_key(&listener) || refused,
+            owner_is_dead || self.closed.contains(&listener) || refused,
             "{connection:?} is shut down without need"
         );
     }
@@ -133,6 +139,8 @@ impl World {
     /// Closed, for no worker may have it.
     pub(super) fn shed(&mut self, connection: ConnectionId) {
         let listener = self.copies.remove(&connection).expect("a connection is shed once");
+        assert!(!self.handed_over.contains(&connection), "{connection:?} is shed, and was alive");
+        self.cut_off(self.clients[&connection]);
         assert!(
             self.workers
                 .values()
@@ -143,7 +151,11 @@ impl World {
         for view in self.machine.workers().filter(|view| Some(view.generation.0) == active) {
             let process = &self.workers[&view.worker];
             let serves = matches!(view.state, WorkerState::Active { .. }) && process.uses.contains(&listener);
-            let untold = |event: &Event| matches!(event, Event::LoadRead { worker, .. } if *worker == view.worker);
+            // What the machine has not been told yet, it cannot know.
+            let untold = |event: &Event| match event {
+                Event::LoadRead { worker, .. } | Event::OfferFailed { worker, .. } => *worker == view.worker,
+                _ => false,
+            };
             let refused = process.board.values().filter(|word| matches!(word, Word::Refused { .. })).count() as u64;
             let is_full = self.limit(process).is_some_and(|limit| process.load() + refused >= limit)
                 || self.events.iter().any(untold);

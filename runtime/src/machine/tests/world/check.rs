@@ -20,7 +20,7 @@ impl World {
             let claims = words.iter().filter(|word| !matches!(word, Word::Revoked | Word::Released)).count();
             assert!(claims <= 1, "{connection:?} is with two: {words:?}");
             waiting += 1 - claims;
-            if !self.offered_once.contains(connection) {
+            if !self.offered_once.contains(connection) && !self.handed_over.contains(connection) {
                 *never_offered.entry(*listener).or_insert(0) += 1;
             }
         }
@@ -36,6 +36,7 @@ impl World {
             let is_within = self.limit(process).is_none_or(|limit| process.load() <= limit);
             assert!(is_within, "{id:?} has too many connections");
         }
+        self.check_owners();
         self.check_generations();
         self.check_pause();
         let replaced = |id: &&WorkerId| self.state(id.0).is_some();
@@ -63,7 +64,8 @@ impl World {
     pub(super) fn check_overlap(&self, id: WorkerId) {
         let process = &self.workers[&id];
         let serves = self.active_generation() == Some(process.generation.0) && process.slot.0 < self.machine.slots();
-        if self.recycled.contains(&id) && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
+        let is_recycled = self.recycled.contains(&id) && !self.dismissed.contains(&id);
+        if is_recycled && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
             let successor = |view: WorkerView| {
                 view.generation >= process.generation
                     && view.slot == process.slot
