@@ -5,12 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use crate::harness::setup::{CLI, WORKER};
-use crate::harness::{Ended, Master, Setup};
-
-/// Runs the command against a running master.
-fn command(master: &Master, words: &[&str]) -> Ended {
-    Setup::program(CLI, words).set("EVERPORT_CONTROL", master.control()).run_to_end()
-}
+use crate::harness::{Master, Setup, command};
 
 fn run_two_workers() -> Master {
     Setup::cli(&["--listen", "127.0.0.1:0", "--workers", "2"], &[WORKER, "127.0.0.1:0"]).start()

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -281,4 +282,24 @@ fn a_program_that_knows_nothing_of_everport_gets_the_listeners_of_its_file() {
     let refused = Line::try_connect(old).expect_err("the listener has gone");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     master.stop();
+}
+
+#[test]
+fn a_listener_that_stays_takes_up_its_new_options_with_the_commit_and_not_before() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("app.sock");
+    let address = format!("unix:{}", socket.display());
+    let text = |options: &str| format!("{}[[listener]]\naddress = \"{address}{options}\"\n", program(&[&address]));
+    let mode = || fs::metadata(&socket).expect("the socket").permissions().mode() & 0o777;
+    let (master, file) = start(&text("?mode=0600&backlog=8"));
+    assert_eq!(mode(), 0o600);
+    master.plan("g2 exit 3");
+    file.write(&text("?mode=0660&backlog=16"));
+    assert!(!master.reload().0);
+    assert_eq!((mode(), master.log.count(&["listener changed"])), (0o600, 0));
+    master.plan("");
+    master.reload_well();
+    assert_eq!(mode(), 0o660);
+    master.log.wait_for(&["listener changed", "backlog=16"]);
+    assert_eq!(Line::connect_unix(&socket).expect("it listens").who().generation, 3);
 }

@@ -229,6 +229,8 @@ fn a_second_daemon_with_the_same_pid_file_is_refused() {
     let pid_file = setup.folder().join("pid");
     let first = in_the_background(setup.set("EVERPORT_PID_FILE", &pid_file));
     let pid = first.pid();
+    // It has no log file, and says so while somebody can read it.
+    first.starter.log.wait_for(&["WARN", "nothing of the log is kept", "--log-file"]);
     let ended = Setup::lines().set("EVERPORT_DAEMON", "true").set("EVERPORT_PID_FILE", &pid_file).run_to_end();
     assert_eq!(ended.code(), Some(1));
     assert!(ended.errors.contains(&format!("is taken by process {pid}")), "{}", ended.errors);

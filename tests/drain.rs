@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Line, Setup, http, process};
+use crate::harness::{Line, Setup, command, http, process};
 
 #[test]
 fn a_connection_stays_with_its_worker_over_a_reload_until_its_client_ends_it() {
@@ -116,7 +116,15 @@ fn what_is_left_at_the_deadline_is_cut() {
     master.reload_well();
     assert!(line.ends(), "the connection was not cut");
     process::wait_for_end(me.pid);
-    master.settle(2);
+    let status = master.settle(2);
+    let pid = format!("pid={}", me.pid);
+    master.log.wait_for(&["worker killed", &pid, "its drain_timeout was over"]);
+    let record = master.log.wait_for(&["worker exited", &pid]);
+    for part in ["its drain_timeout was over", "cut=1", "finished=0", "lingered=0", "voluntary=false"] {
+        assert!(record.contains(part), "no {part} in {record}");
+    }
+    let reload = &status.0["last_reload"];
+    assert_eq!((&reload["cut"], &reload["finished"]), (&1.into(), &0.into()), "{reload:#}");
     master.check();
 }
 
@@ -222,4 +230,30 @@ fn a_worker_without_a_listener_reloads_and_stops() {
     let status = master.settle(2);
     assert!(status.addresses().is_empty(), "{status:?}");
     master.check();
+}
+
+#[test]
+fn a_draining_worker_shows_what_it_waits_for_how_old_that_is_and_both_of_its_deadlines() {
+    let master = Setup::lines().workers(1).drain_timeout("60s").set("EVERPORT_DRAIN_GRACE", "20s").start();
+    let [mut unknown, mut idle, mut busy] = [(); 3].map(|()| master.line());
+    assert_eq!(unknown.ask("guard 600000"), "held");
+    assert_eq!(idle.ask("serve 0").split(' ').nth(2), Some("1"));
+    busy.tell("serve 600000");
+    master.wait_until("the request is under way", |status| status.0["generations"][0]["workers"][0]["requests"] == 1);
+    master.reload_well();
+    let status = master.wait_until("time has passed", |status| {
+        status.0["generations"][0]["workers"][0]["oldest_seconds"].as_u64() >= Some(1)
+    });
+    let worker = &status.0["generations"][0]["workers"][0];
+    let figure = |name: &str| worker[name].as_u64().unwrap_or_else(|| panic!("no {name}: {worker:#}"));
+    assert_eq!(worker["state"], "draining");
+    assert_eq!(["active", "requests", "idle", "unread", "guards"].map(figure), [3, 1, 1, 0, 1], "{worker:#}");
+    assert!((1..=20).contains(&figure("soft_deadline_in_seconds")), "{worker:#}");
+    assert!((41..=60).contains(&figure("deadline_in_seconds")), "{worker:#}");
+    let shown = command(&master, &["workers"]).output;
+    assert!(shown.contains("3 connections (1 request, 1 idle, 1 unknown, the oldest since "), "{shown}");
+    assert!(shown.contains(" and 1 guard, idle ones closed in ") && shown.contains("s, cut in "), "{shown}");
+    let shown = command(&master, &["status"]).output;
+    assert!(shown.contains("waits for 3 connections (1 request, 1 idle, 1 unknown"), "{shown}");
+    master.stop_now();
 }

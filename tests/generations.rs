@@ -9,16 +9,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::clients::{Kind, Load};
-use crate::harness::setup::{CLI, WEB, WORKER};
+use crate::harness::setup::{WEB, WORKER};
 use crate::harness::status::{self, Status};
-use crate::harness::{Ended, Line, Master, Setup};
+use crate::harness::{Line, Master, Setup, command};
 
 /// Longer than any test.
 const LONG: &str = "1h";
-
-fn command(master: &Master, words: &[&str]) -> Ended {
-    Setup::program(CLI, words).set("EVERPORT_CONTROL", master.control()).run_to_end()
-}
 
 /// Asks for a reload and does not wait for its end.
 #[track_caller]

@@ -40,12 +40,10 @@ fn every_policy_serves_over_a_reload_and_a_crash() {
     for policy in OFFERED {
         let master = Setup::web().workers(3).policy(policy).start();
         let load = Load::start(master.address(), &[(Kind::Fresh, 6)]);
-        master.log.pass(Duration::from_millis(200));
+        load.go_on(&[(Kind::Fresh, 50)]);
         master.reload_well();
-        master.log.pass(Duration::from_millis(200));
-        let tallies = load.finish();
-        tallies.assert_unnoticed();
-        assert!(tallies.of(Kind::Fresh).answered > 50, "{policy}: {tallies}");
+        load.go_on(&[(Kind::Fresh, 50)]);
+        load.finish().assert_unnoticed();
         let victim = master.settle(3).active()[0].pid.expect("a process");
         process::signal(victim, Signal::SIGKILL);
         for _ in 0..20 {

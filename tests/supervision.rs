@@ -5,14 +5,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::setup::{CLI, WORKER};
+use crate::harness::setup::WORKER;
 use crate::harness::status::{Status, ask};
-use crate::harness::{Ended, Line, Master, Setup, http, process};
-
-/// Runs the command against a running master.
-fn command(master: &Master, words: &[&str]) -> Ended {
-    Setup::program(CLI, words).set("EVERPORT_CONTROL", master.control()).run_to_end()
-}
+use crate::harness::{Line, Master, Setup, command, http, process};
 
 /// As `command`, which must succeed; what it says.
 #[track_caller]
@@ -360,7 +355,8 @@ fn a_drain_can_be_seen_with_what_it_waits_for() {
     assert!(worker["deadline_in_seconds"].as_u64().is_some_and(|left| (1..=10).contains(&left)), "{worker:#}");
     assert!(worker["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{worker:#}");
     let table = told(&master, &["workers"]);
-    assert!(table.contains("1 connection and 1 guard, cut in "), "{table}");
+    assert!(table.contains("1 connection (the oldest since ") && table.contains(") and 1 guard, "), "{table}");
+    assert!(table.contains(", cut in "), "{table}");
     let json: serde_json::Value = serde_json::from_str(&told(&master, &["workers", "--json"])).expect("JSON");
     let row = json.as_array().into_iter().flatten().find(|row| row["worker"] == me.worker).expect("a row");
     assert!(row["generation"] == 1 && row["waits_for"].is_string(), "{row:#}");

@@ -48,6 +48,7 @@ pub struct Bound {
     kind: Kind,
     local: SocketName,
     backlog: Option<NonZeroU32>,
+    mode: Option<u32>,
 }
 
 /// Binds `address`, or adopts the inherited socket that it names.
@@ -165,7 +166,7 @@ fn unix_path(path: &Path, address: &ListenAddress) -> Result<Bound, BindCause> {
     let (socket, file) = unix::bind(&path, address.mode())?;
     // The system's own answer would name a long path by the way that led there.
     let bound = listen(socket, Kind::Unix, SocketName::Path(path), &address)?;
-    Ok(Bound { file: Some(file), ..bound })
+    Ok(Bound { file: Some(file), mode: address.mode(), ..bound })
 }
 
 fn abstract_name(name: &[u8], address: &ListenAddress) -> Result<Bound, BindCause> {
@@ -207,7 +208,7 @@ fn listen(socket: Socket, kind: Kind, local: SocketName, address: &ListenAddress
 impl Bound {
     fn new(address: &ListenAddress, socket: Socket, kind: Kind, local: SocketName) -> Self {
         let address = address.clone();
-        Self { address, file: None, socket: socket.into(), kind, local, backlog: None }
+        Self { address, file: None, socket: socket.into(), kind, local, backlog: None, mode: None }
     }
 
     /// The address that was asked for, as [`resolve`] has it: with the IP address of the host name, and an absolute path.
@@ -229,6 +230,40 @@ impl Bound {
     /// The backlog that the kernel was asked for; `None` for UDP, and for an inherited socket, which has that of its maker.
     pub fn backlog(&self) -> Option<NonZeroU32> {
         self.backlog
+    }
+
+    /// Gives the socket the backlog, and its file the mode, of this address: the same listener, with options that may have
+    /// changed. Without a mode the file keeps the one that it has; so does an inherited socket its backlog. Returns whether
+    /// anything changed.
+    ///
+    /// # Errors
+    ///
+    /// Those of listen(2) and chmod(2).
+    pub fn retune(&mut self, address: &ListenAddress) -> io::Result<bool> {
+        let mut changed = false;
+        let backlog = address.backlog().unwrap_or(DEFAULT_BACKLOG);
+        if self.backlog.is_some_and(|before| before != backlog) {
+            rustix::net::listen(&self.socket, i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
+            self.backlog = Some(backlog);
+            changed = true;
+        }
+        if let (Some(file), Some(mode)) = (&self.file, address.mode())
+            && self.mode != Some(mode)
+        {
+            file.set_mode(mode)?;
+            self.mode = Some(mode);
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// The options of this address, the same listener, that only a new socket could have.
+    pub fn fixed_options(&self, address: &ListenAddress) -> Vec<&'static str> {
+        let differs = [
+            ("v6only", self.address.v6only() != address.v6only()),
+            ("reuseport", self.address.reuseport() != address.reuseport()),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
     /// The socket, whose owner is then the caller, and its file, which must be dropped first.

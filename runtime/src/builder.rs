@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use everport_handoff::worker::Worker;
 use tokio::runtime::{Handle, Runtime};
+use tracing::warn;
 
-use crate::config::{Origin, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
+use crate::config::{ConfigError, Origin, Policy, RawConfig, Readiness, Setting, Source, Strategy, thread_count};
 use crate::error::{Error, Result};
 use crate::telemetry::Role;
 use crate::{daemon, shell, telemetry};
@@ -33,6 +34,8 @@ use crate::{daemon, shell, telemetry};
 pub struct Builder {
     raw: RawConfig,
     threads: usize,
+    /// A name by which [`set`](Self::set) was called and that no setting has.
+    unknown: Option<String>,
 }
 
 impl Default for Builder {
@@ -44,7 +47,7 @@ impl Default for Builder {
 impl Builder {
     /// Settings of which none is set.
     pub fn new() -> Self {
-        Self { raw: RawConfig::embedded(), threads: 1 }
+        Self { raw: RawConfig::embedded(), threads: 1, unknown: None }
     }
 
     /// Binds a listener at start, such as `127.0.0.1:8000` or `unix:/run/app.sock`; a failure ends the start. May be called
@@ -58,70 +61,70 @@ impl Builder {
     /// How many workers run at a time. Default: as many as there are processors that the process may use. Variable:
     /// `EVERPORT_WORKERS`.
     pub fn workers(self, workers: u32) -> Self {
-        self.set(Setting::Workers, workers.to_string())
+        self.put(Setting::Workers, workers.to_string())
     }
 
     /// How connections are spread over the workers. Default: [`Policy::RoundRobin`]. Variable: `EVERPORT_SCHED_POLICY`.
     pub fn policy(self, policy: Policy) -> Self {
-        self.set(Setting::Policy, policy.to_string())
+        self.put(Setting::Policy, policy.to_string())
     }
 
     /// Where the master writes its pid. Default: nowhere. Variable: `EVERPORT_PID_FILE`.
     pub fn pid_file(self, path: impl Into<PathBuf>) -> Self {
-        self.set(Setting::PidFile, path.into())
+        self.put(Setting::PidFile, path.into())
     }
 
     /// Where the master listens for `everport status`, `reload` and `stop`. Default: nowhere. Variable: `EVERPORT_CONTROL`.
     pub fn control(self, path: impl Into<PathBuf>) -> Self {
-        self.set(Setting::Control, path.into())
+        self.put(Setting::Control, path.into())
     }
 
     /// How long a worker may drain before what is left is cut. Default: 30 s. Variable: `EVERPORT_DRAIN_TIMEOUT`.
     pub fn drain_timeout(self, timeout: Duration) -> Self {
-        self.set(Setting::DrainTimeout, time(timeout))
+        self.put(Setting::DrainTimeout, time(timeout))
     }
 
     /// How long a worker may take until it is ready. Default: 30 s. Variable: `EVERPORT_READY_TIMEOUT`.
     pub fn ready_timeout(self, timeout: Duration) -> Self {
-        self.set(Setting::ReadyTimeout, time(timeout))
+        self.put(Setting::ReadyTimeout, time(timeout))
     }
 
     /// When a worker is ready. Default: [`Readiness::Auto`]. Variable: `EVERPORT_READY`.
     pub fn ready(self, readiness: Readiness) -> Self {
-        self.set(Setting::Ready, readiness.to_string())
+        self.put(Setting::Ready, readiness.to_string())
     }
 
     /// How a new generation takes over. Default: [`Strategy::All`]. Variable: `EVERPORT_STRATEGY`.
     pub fn strategy(self, strategy: Strategy) -> Self {
-        self.set(Setting::Strategy, strategy.to_string())
+        self.put(Setting::Strategy, strategy.to_string())
     }
 
     /// How long the old generation stays warm, to serve again at once if the new one crashes. Default: not at all. Variable:
     /// `EVERPORT_PROBATION`.
     pub fn probation(self, time_on_trial: Duration) -> Self {
-        self.set(Setting::Probation, time(time_on_trial))
+        self.put(Setting::Probation, time(time_on_trial))
     }
 
     /// Replaces a worker that shows no life for this long. Default: never, for an application may block its runtime for
     /// reasons of its own; 30 s suits one that does not. Variable: `EVERPORT_HANG_TIMEOUT`.
     pub fn hang_timeout(self, timeout: Duration) -> Self {
-        self.set(Setting::HangTimeout, time(timeout))
+        self.put(Setting::HangTimeout, time(timeout))
     }
 
     /// Replaces a worker that has more memory than this, in bytes. Default: unlimited. Variable: `EVERPORT_RECYCLE_MEMORY`.
     pub fn recycle_memory(self, bytes: u64) -> Self {
-        self.set(Setting::RecycleMemory, format!("{bytes}B"))
+        self.put(Setting::RecycleMemory, format!("{bytes}B"))
     }
 
     /// Replaces a worker that is older than this. Default: unlimited. Variable: `EVERPORT_RECYCLE_AGE`.
     pub fn recycle_age(self, age: Duration) -> Self {
-        self.set(Setting::RecycleAge, time(age))
+        self.put(Setting::RecycleAge, time(age))
     }
 
     /// Replaces a worker that has taken this many connections. Default: unlimited. Variable:
     /// `EVERPORT_RECYCLE_CONNECTIONS`.
     pub fn recycle_connections(self, connections: u64) -> Self {
-        self.set(Setting::RecycleConnections, connections.to_string())
+        self.put(Setting::RecycleConnections, connections.to_string())
     }
 
     /// Reads this configuration file, at the start and at every reload. What is set here, or in the environment, goes before
@@ -131,7 +134,19 @@ impl Builder {
         self
     }
 
-    fn set(mut self, setting: Setting, text: impl Into<OsString>) -> Self {
+    /// Sets any setting by the name that it has in the configuration file or as a flag, to a value as it would stand on the
+    /// command line: `set("recycle-at-once", "2")`, `set("sandbox.read", "/usr")`. One that holds a list gets one value more
+    /// each time. `everport run --help` and `ops/configuration.md` have them all.
+    pub fn set(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        match Setting::named(name) {
+            Some(setting) if setting.key().holds_many() => self.raw.add(setting, value, Source::Builder),
+            Some(setting) => self.raw.set(setting, value, Source::Builder),
+            None => self.unknown = Some(name.to_owned()),
+        }
+        self
+    }
+
+    fn put(mut self, setting: Setting, text: impl Into<OsString>) -> Self {
         self.raw.set(setting, text, Source::Builder);
         self
     }
@@ -177,12 +192,15 @@ impl Builder {
             return Err(Error::RunInsideRuntime);
         }
         let threads = thread_count(self.threads)?;
+        if let Some(name) = self.unknown {
+            return Err(ConfigError::unknown_setting(&name).into());
+        }
         let worker = Worker::current().map_err(Error::io("adopt", &"what the master left for this worker"))?;
         if worker.is_managed() {
             let _flush = telemetry::init(Role::Worker, None, |variable| env::var_os(variable))?;
             run_worker(worker, threads, application)
         } else {
-            run_master(self.raw.or_surroundings())
+            run_master(self.raw.or_surroundings()?)
         }
     }
 }
@@ -220,6 +238,9 @@ pub(crate) fn run_master(given: RawConfig) -> Result<()> {
         daemon::Role::Master(notice) => {
             let log_file = config.log_file.as_deref();
             let _flush = telemetry::init(Role::Master, log_file, |variable| env::var_os(variable))?;
+            if notice.is_some() && log_file.is_none() {
+                warn!("nothing of the log is kept once the workers serve; --log-file F keeps it");
+            }
             shell::run(config, origin, notice)
         }
     }
@@ -241,6 +262,7 @@ fn runtime(threads: NonZeroUsize) -> Result<Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     async fn application(_worker: Worker) -> Result<(), std::io::Error> {
         panic!("the settings are wrong, nothing may run");
@@ -264,11 +286,32 @@ mod tests {
                 r#"invalid Builder::ready_timeout "0s": must be longer than zero"#,
             ),
             (Builder::new().control(""), r#"invalid Builder::control "": the path is empty"#),
+            (
+                Builder::new().set("drain-grace", "5"),
+                r#"invalid Builder::drain_grace "5": the unit is missing, write for example 30s, 500ms or 1m 30s"#,
+            ),
+            (Builder::new().set("sandbox.read", ""), r#"invalid Builder::sandbox_read "": the path is empty"#),
+            (Builder::new().set("drian-grace", "5s"), "unknown key drian-grace, want drain_grace"),
         ];
         for (builder, expected) in table {
             // What `main` would print.
             assert_eq!(format!("{:?}", builder.run(application).unwrap_err()), expected);
         }
+    }
+
+    #[test]
+    fn any_setting_can_be_set_by_its_name() {
+        let builder = Builder::new()
+            .set("drain-grace", "3s")
+            .set("drain_timeout", "7s")
+            .set("listen", "127.0.0.1:0")
+            .set("listener", "127.0.0.1:80")
+            .set("sandbox.read", "/usr")
+            .set("sandbox-read", "/etc");
+        let config = Config::try_from(builder.raw).unwrap();
+        assert_eq!((config.drain_grace, config.drain_timeout), (Duration::from_secs(3), Duration::from_secs(7)));
+        assert_eq!(config.sandbox_read, [PathBuf::from("/usr"), PathBuf::from("/etc")]);
+        assert_eq!(config.listen.len(), 2);
     }
 
     #[test]

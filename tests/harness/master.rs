@@ -13,6 +13,7 @@ use super::clock::{Deadline, PATIENCE, PULSE, soon};
 use super::lines::Line;
 use super::log::Log;
 use super::process;
+use super::setup::{CLI, Setup};
 use super::status::{self, Status};
 
 /// A master that a test has started. Dropping it kills and reaps everything that it started.
@@ -266,6 +267,11 @@ impl Master {
             (same >= 3).then_some(now)
         })
     }
+}
+
+/// Runs the `everport` command against a running master.
+pub(crate) fn command(master: &Master, words: &[&str]) -> Ended {
+    Setup::program(CLI, words).set("EVERPORT_CONTROL", master.control()).run_to_end()
 }
 
 impl Drop for Master {

@@ -15,5 +15,5 @@ pub(crate) mod status;
 
 pub(crate) use clock::{PATIENCE, soon};
 pub(crate) use lines::Line;
-pub(crate) use master::{Ended, Master};
+pub(crate) use master::{Ended, Master, command};
 pub(crate) use setup::Setup;

@@ -391,3 +391,33 @@ fn a_socket_that_systemd_passes_is_bound_by_its_name() {
     TcpStream::connect(inet(&bound)).unwrap();
     assert!(InheritedSockets::from_env().unwrap().untaken().is_empty());
 }
+
+#[test]
+fn a_kept_listener_takes_up_another_backlog_and_another_mode() {
+    let (_directory, path, plain) = place();
+    let address = |options: &str| -> ListenAddress { format!("{plain}{options}").parse().unwrap() };
+    let mut bound = bound(&format!("{plain}?backlog=1&mode=0600"));
+    let connect = || {
+        let client = stream(Domain::UNIX).unwrap();
+        client.connect(&SockAddr::unix(&path).unwrap()).map(|()| client)
+    };
+    // Linux lets in one more than the backlog.
+    let _waiting = [connect().unwrap(), connect().unwrap()];
+    assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert!(!bound.retune(&address("?backlog=1")).unwrap());
+    assert!(bound.retune(&address("?backlog=2&mode=0640")).unwrap());
+    let _one_more = connect().unwrap();
+    assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(bound.retune(&address("")).unwrap());
+    assert_eq!((bound.backlog(), bound.retune(&address("")).unwrap()), (Some(DEFAULT_BACKLOG), false));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn some_options_need_a_new_socket() {
+    let bound = bound("[::1]:0");
+    let other = |options: &str| bound.fixed_options(&format!("[::1]:0{options}").parse().unwrap());
+    assert_eq!(other("?backlog=7"), [""; 0]);
+    assert_eq!(other("?reuseport=true"), ["reuseport"]);
+}

@@ -133,7 +133,7 @@ fn unlink_ours(directory: &OwnedFd, name: &OsStr, inode: Inode) {
 }
 
 impl UnixFile {
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
+    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         let mode = Mode::from_raw_mode(mode);
         Ok(rustix::fs::chmodat(&self.lock.directory, &self.name, mode, AtFlags::empty())?)
     }
@@ -169,6 +169,14 @@ impl Drop for UnixFile {
 
 impl Lock {
     fn acquire(directory: OwnedFd, path: &Path) -> Result<Self, BindCause> {
+        Self::acquire_by(claim, directory, path)
+    }
+
+    fn acquire_by(
+        mut claim: impl FnMut(&OwnedFd, &OsStr, &OwnedFd) -> io::Result<bool>,
+        directory: OwnedFd,
+        path: &Path,
+    ) -> Result<Self, BindCause> {
         let name = lock_name(path.file_name().unwrap_or_default());
         let failed = BindCause::step("lock its path");
         for _ in 0..MAX_LOCK_ATTEMPTS {
@@ -240,5 +248,22 @@ mod tests {
         assert!(!claim(&directory(), &name, &late).unwrap());
         let refused = Lock::acquire(directory(), &path).unwrap_err();
         assert!(matches!(refused, BindCause::Locked { lock } if lock == place.path().join(name)));
+    }
+
+    #[test]
+    fn a_lock_file_that_is_unlinked_again_and_again_is_given_up_after_some_attempts() {
+        let place = tempfile::TempDir::new().unwrap();
+        let path = place.path().join("app.sock");
+        let after = |losses: usize| {
+            let mut attempts = 0;
+            let losing = |_: &OwnedFd, _: &OsStr, _: &OwnedFd| {
+                attempts += 1;
+                Ok(attempts > losses)
+            };
+            let locked = Lock::acquire_by(losing, open_directory(&path).unwrap(), &path);
+            (locked.is_ok(), attempts)
+        };
+        assert_eq!(after(MAX_LOCK_ATTEMPTS - 1), (true, MAX_LOCK_ATTEMPTS));
+        assert_eq!(after(MAX_LOCK_ATTEMPTS), (false, MAX_LOCK_ATTEMPTS));
     }
 }

@@ -9,7 +9,7 @@ use crate::config::{Effective, Face, Kind, RawConfig, Source, effective};
 pub(super) fn check(mut raw: RawConfig, as_json: bool) -> Result<(), Failure> {
     // A program that is its own worker reads the same file, and names no other.
     raw.face = Face::Any;
-    let settings = effective(&raw.or_surroundings().or_file()?)?;
+    let settings = effective(&raw.or_surroundings()?.or_file()?)?;
     let text = if as_json { json_text(&settings) } else { table(&settings) };
     print(text.as_bytes())
 }

@@ -81,7 +81,7 @@ const BAD_USAGE: u8 = 2;
 
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(run) => Ok(run_master(run.into_raw().or_surroundings())?),
+        Command::Run(run) => Ok(run_master(run.into_raw().or_surroundings()?)?),
         Command::Check { json, run } => check::check(run.into_raw(), json),
         Command::Reload { no_wait: false, control } => ask::reload(&control_socket(control)?),
         Command::Reload { no_wait: true, control } => ask::begin_reload(&control_socket(control)?),
@@ -90,7 +90,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Order(order) => orders::give(order),
         Command::Reopen { control } => ask::reopen(&control_socket(control)?),
         Command::Unit(run) => {
-            let config: Config = run.into_raw().or_surroundings().or_file()?.try_into()?;
+            let config: Config = run.into_raw().or_surroundings()?.or_file()?.try_into()?;
             if config.daemon {
                 return Err(Failure::UnitOfDaemon);
             }
@@ -152,7 +152,7 @@ fn control_socket(given: ControlArguments) -> Result<PathBuf, Failure> {
         raw.set(Setting::Control, path, Source::Flag);
     }
     raw.file = given.config.map(PathBuf::from);
-    let raw = raw.or_environment(variable);
+    let raw = raw.or_environment(variable)?;
     if let Some(path) = control_path(&raw)? {
         return Ok(path);
     }

@@ -6,7 +6,7 @@ use std::{fmt, io};
 
 use everport_handoff::address::AddressError;
 
-use super::key::{Kind, Setting};
+use super::key::{KEYS, Kind, Setting};
 use super::raw::{Given, Source};
 use super::{
     MAX_LISTENERS, MAX_SOCKET_PATH, MAX_THREADS, MAX_TIMEOUT, UnknownPolicy, UnknownProtocol, UnknownReadiness,
@@ -102,12 +102,21 @@ impl ConfigError {
         name: &str,
         known: impl Iterator<Item = &'static str> + Clone,
     ) -> Self {
-        let alike = |known: &&str| strsim::damerau_levenshtein(name, known) <= 1 + name.len() / 8;
-        let wanted = match known.clone().min_by_key(|known| strsim::damerau_levenshtein(name, known)).filter(alike) {
+        Self::unknown(Place::line(path, line), name, known)
+    }
+
+    /// A name is that of no setting.
+    pub(crate) fn unknown_setting(name: &str) -> Self {
+        Self::unknown(Place(None), name, KEYS.iter().map(|key| key.name))
+    }
+
+    fn unknown(place: Place, name: &str, known: impl Iterator<Item = &'static str> + Clone) -> Self {
+        let distance = |known: &&str| strsim::damerau_levenshtein(&name.replace('-', "_"), known);
+        let wanted = match known.clone().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 8) {
             Some(nearest) => nearest.to_owned(),
             None => format!("one of {}", known.collect::<Vec<_>>().join(", ")),
         };
-        Self(Box::new(Wrong::UnknownKey { place: Place::line(path, line), name: printable(name), wanted }))
+        Self(Box::new(Wrong::UnknownKey { place, name: printable(name), wanted }))
     }
 
     /// A file is not TOML.
@@ -190,6 +199,8 @@ pub(crate) enum Problem {
     Pair,
     #[error("Everport itself sets this variable for its workers")]
     ReservedVariable,
+    #[error("a quotation mark or a backslash has no end")]
+    Quotes,
     #[error("the path is empty")]
     EmptyPath,
     #[error("there is a zero byte in it")]

@@ -102,10 +102,23 @@ pub(crate) struct Key {
     pub(crate) reach: Reach,
 }
 
+impl Key {
+    /// Whether it has a list of values.
+    pub(crate) fn holds_many(&self) -> bool {
+        matches!(self.kind, Kind::List | Kind::Pairs | Kind::Listeners)
+    }
+}
+
 impl Setting {
     /// This setting's row.
     pub(crate) const fn key(self) -> &'static Key {
         &KEYS[self as usize]
+    }
+
+    /// The setting that a file or a flag, without its dashes, calls so.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let is_it = |key: &&Key| key.name == name || key.setting.flag().strip_prefix("--") == Some(name);
+        KEYS.iter().find(is_it).map(|key| key.setting)
     }
 
     /// This setting's name in that place, as its user knows it.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU32;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::key::{Default as KeyDefault, KEYS, Kind, Setting};
-use super::{ConfigError, file};
+use super::{ConfigError, Problem, file};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,19 +101,23 @@ impl RawConfig {
     }
 
     /// Fills in from this process's environment what was not given otherwise, and counts its processors.
-    pub(crate) fn or_surroundings(mut self) -> Self {
+    pub(crate) fn or_surroundings(mut self) -> Result<Self, ConfigError> {
         let processors = std::thread::available_parallelism().ok();
         self.processors = processors.and_then(|processors| NonZeroU32::try_from(processors).ok());
         self.or_environment(|variable| std::env::var_os(variable))
     }
 
     /// Fills in from the environment what was not given otherwise. An empty variable counts as not set.
-    pub(crate) fn or_environment(mut self, lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub(crate) fn or_environment(mut self, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         for key in &KEYS {
             if self.get(key.setting).is_empty()
                 && let Some(text) = lookup(&key.setting.variable()).filter(|text| !text.is_empty())
             {
-                for part in parts(key.setting, &text) {
+                let parts = parts(key.setting, &text).map_err(|problem| {
+                    let given = Given { text: text.clone(), source: Source::Environment };
+                    ConfigError::wrong_value(key.setting, &given, problem)
+                })?;
+                for part in parts {
                     self.add(key.setting, part, Source::Environment);
                 }
             }
@@ -121,20 +125,23 @@ impl RawConfig {
         if self.file.is_none() {
             self.file = lookup("EVERPORT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         }
-        self
+        Ok(self)
     }
 }
 
 /// The values that one variable holds: paths are separated as in `PATH`, pairs stand on lines of their own, addresses are
-/// separated by commas or spaces, and the words of a program by spaces.
-fn parts(setting: Setting, text: &OsStr) -> Vec<OsString> {
+/// separated by commas or spaces, and the words of a program are those that a shell would make of it, quotes included.
+fn parts(setting: Setting, text: &OsStr) -> Result<Vec<OsString>, Problem> {
     let is_separator: fn(&u8) -> bool = match (setting, setting.key().kind) {
-        (Setting::Program, _) => |byte| byte.is_ascii_whitespace(),
+        (Setting::Program, _) => {
+            let words = shlex::bytes::split(text.as_bytes()).ok_or(Problem::Quotes)?;
+            return Ok(words.into_iter().map(OsString::from_vec).collect());
+        }
         (_, Kind::List) => |&byte| byte == b':',
         (_, Kind::Pairs) => |&byte| byte == b'\n',
         (_, Kind::Listeners) => |&byte| byte == b',' || byte.is_ascii_whitespace(),
-        (_, Kind::Number | Kind::Switch | Kind::Text) => return vec![text.to_owned()],
+        (_, Kind::Number | Kind::Switch | Kind::Text) => return Ok(vec![text.to_owned()]),
     };
     let parts = text.as_bytes().split(is_separator).filter(|part| !part.is_empty());
-    parts.map(|part| OsStr::from_bytes(part).to_owned()).collect()
+    Ok(parts.map(|part| OsStr::from_bytes(part).to_owned()).collect())
 }

@@ -78,12 +78,14 @@ impl Shell {
             }
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
+                let strategy = self.plans.next_of(generation).map(|plan| plan.config.strategy);
                 let committed = outcome == Outcome::Committed;
                 self.plans.reload_ended(generation, committed);
                 if committed {
+                    self.retune_listeners();
                     self.apply_policies();
                 }
-                self.records.reload_ended(Ended { generation, retired, workers, outcome, phases }, &tickets);
+                self.records.reload_ended(Ended { generation, retired, workers, outcome, phases, strategy }, &tickets);
                 self.drop_pins();
             }
             Action::NothingToRollBack { ticket } => self.records.nothing_to_roll_back(ticket),
@@ -112,6 +114,7 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) {
         let Identity { worker, slot, generation } = identity;
+        self.listeners.reserve_for(self.machine.slots());
         let spawned = match self.plans.of(generation).config.protocol {
             Protocol::Everport => self.try_spawn(identity),
             Protocol::ListenFds => self.try_spawn_foreign(identity),
@@ -175,6 +178,22 @@ impl Shell {
         if let Some(process) = &link.process {
             error!(%worker, %slot, %generation, pid = process.pid(), "worker hung");
             process.abort();
+        }
+    }
+
+    /// The listeners have the options of the settings that count now.
+    fn retune_listeners(&mut self) {
+        let plan = self.plans.active();
+        for (listener, address) in plan.configured.iter().zip(&plan.config.listen) {
+            let Some(held) = self.listeners.get_mut(*listener) else { continue };
+            match held.bound.retune(address) {
+                Ok(true) => info!(listener = held.key, %address, "listener changed"),
+                Ok(false) => {}
+                Err(error) => warn!(listener = held.key, %address, %error, "listener not changed"),
+            }
+            for option in held.bound.fixed_options(address) {
+                warn!(listener = held.key, option, "option changed; it counts once the listener is bound anew");
+            }
         }
     }
 

@@ -16,9 +16,12 @@ use super::connections::Connection;
 use crate::config::Policy;
 use crate::machine::Spread;
 
-/// The last descriptors are not for connections: starting workers and the control socket need some too. Of a small limit
-/// they are a quarter.
+/// The last descriptors are not for connections: the control socket and the log need some too. Of a small limit they are a
+/// quarter.
 const RESERVE: u64 = 32;
+
+/// So many more are for each worker of the next generation: its channel, process, bell and output, with one to spare.
+const RESERVE_PER_WORKER: u64 = 6;
 
 /// One listener.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(crate) struct Listeners {
     held: BTreeMap<ListenerId, Listener>,
     last: u32,
     inherited: &'static InheritedSockets,
+    /// How many descriptors this process may have.
+    limit: u64,
     /// Connections above this descriptor number eat into the reserve.
     ceiling: u64,
     /// The last connection was above it.
@@ -63,8 +68,13 @@ pub(crate) struct Listeners {
 impl Listeners {
     pub(crate) fn new(inherited: &'static InheritedSockets) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let ceiling = limit - RESERVE.min(limit / 4);
-        Self { held: BTreeMap::new(), last: 0, inherited, ceiling, is_short: false }
+        let ceiling = ceiling(limit, 0);
+        Self { held: BTreeMap::new(), last: 0, inherited, limit, ceiling, is_short: false }
+    }
+
+    /// Keeps enough descriptors for another generation of so many workers.
+    pub(crate) fn reserve_for(&mut self, workers: u32) {
+        self.ceiling = ceiling(self.limit, workers);
     }
 
     /// The listener that this address means, if the master holds it: by its key, or by the address that it is bound to.
@@ -174,6 +184,12 @@ impl Listeners {
     }
 }
 
+/// From which number on descriptors are not for connections.
+fn ceiling(limit: u64, workers: u32) -> u64 {
+    let reserve = RESERVE + u64::from(workers) * RESERVE_PER_WORKER;
+    limit - reserve.min(limit / 4)
+}
+
 /// The number of a descriptor.
 fn number(fd: &impl AsRawFd) -> u64 {
     u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX)
@@ -187,5 +203,18 @@ fn next_number(any: BorrowedFd<'_>) -> Option<u64> {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bound.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_grows_with_the_workers_and_is_at_most_a_quarter() {
+        assert_eq!(ceiling(1_048_576, 4), 1_048_576 - 32 - 24);
+        assert_eq!(ceiling(1024, 4), 1024 - 56);
+        assert_eq!(ceiling(1024, 1024), 768);
+        assert_eq!(ceiling(64, 2), 48);
     }
 }

@@ -59,6 +59,11 @@ impl Plans {
         &mut self.active
     }
 
+    /// What the generation of the reload under way is started with, once that is known.
+    pub(super) fn next_of(&self, generation: Generation) -> Option<&Plan> {
+        self.next.as_ref().filter(|(next, _)| *next == generation).map(|(_, plan)| plan)
+    }
+
     /// What this generation is started with.
     pub(super) fn of(&self, generation: Generation) -> &Plan {
         match &self.next {

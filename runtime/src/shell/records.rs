@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::audit::Audit;
 use super::clock;
 use super::link::Link;
+use crate::config::Strategy;
 use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
 use crate::machine::{Delay, Exit, Failure, KillReason, Outcome, Phases, Ticket, WorkerState, WorkerView, Worn};
 
@@ -56,6 +57,8 @@ pub(super) struct Records {
     last_ticket: u64,
     asked: HashMap<Ticket, Asked>,
     reload_began: Option<(SystemTime, Instant)>,
+    /// Why the reload that waits, or the one under way, could not begin at once.
+    delayed: Option<String>,
     reloads: VecDeque<ReloadRecord>,
     /// What became of the connections of the generations that drain, so far.
     drains: HashMap<Generation, Tally>,
@@ -88,6 +91,7 @@ pub(super) struct Ended {
     pub(super) workers: u32,
     pub(super) outcome: Outcome,
     pub(super) phases: Phases,
+    pub(super) strategy: Option<Strategy>,
 }
 
 impl Records {
@@ -97,6 +101,7 @@ impl Records {
             last_ticket: 0,
             asked: HashMap::new(),
             reload_began: None,
+            delayed: None,
             reloads: VecDeque::new(),
             drains: HashMap::new(),
             audit,
@@ -142,8 +147,10 @@ impl Records {
         }
     }
 
-    pub(super) fn reload_delayed(&self, why: Delay) {
-        info!(reason = describe_delay(why), "reload delayed");
+    pub(super) fn reload_delayed(&mut self, why: Delay) {
+        let reason = describe_delay(why);
+        info!(reason, "reload delayed");
+        self.delayed.get_or_insert(reason);
     }
 
     pub(super) fn reload_started(&mut self, generation: Generation, tickets: &[Ticket]) {
@@ -157,7 +164,8 @@ impl Records {
     }
 
     pub(super) fn reload_ended(&mut self, ended: Ended, tickets: &[Ticket]) {
-        let Ended { generation, retired, workers, outcome, phases } = ended;
+        let Ended { generation, retired, workers, outcome, phases, strategy } = ended;
+        let delayed = self.delayed.take();
         let now = clock::now();
         let (at, began) = self.reload_began.take().unwrap_or_else(|| (clock::wall(), now));
         let asked: Vec<Asked> = tickets.iter().filter_map(|ticket| self.asked.remove(ticket)).collect();
@@ -197,6 +205,8 @@ impl Records {
             probation_ms,
             retired,
             draining_ms: None,
+            strategy,
+            delayed,
         };
         self.audit.append(&AuditLine::Reload(record.clone()));
         for asked in asked.into_iter().chain(judge) {
@@ -306,7 +316,7 @@ impl Records {
                 let after = humantime::format_duration(*after);
                 format!(
                     "worker {worker} of slot {slot} was not ready after {after}: a program is ready at its first accept \
-                     on one of Everport's listeners, or when it says so"
+                     on a listener that it has from the master, or when it says so"
                 )
             }
             Failure::Incompatible { slot, worker, reason } => format!("worker {worker} of slot {slot}: {reason}"),

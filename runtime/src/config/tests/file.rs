@@ -11,7 +11,7 @@ fn load_with(text: &str, variables: &[(&str, &str)]) -> (TempDir, Result<Config,
     std::fs::write(&path, text).unwrap();
     let mut raw = RawConfig::default();
     raw.file = Some(path);
-    let config = read(raw.or_environment(lookup(variables)));
+    let config = read(raw.or_environment(lookup(variables)).unwrap());
     (folder, config)
 }
 

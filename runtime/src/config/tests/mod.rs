@@ -14,7 +14,7 @@ fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<Os
 }
 
 fn in_environment(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    RawConfig::embedded().or_environment(lookup(variables)).try_into()
+    RawConfig::embedded().or_environment(lookup(variables))?.try_into()
 }
 
 fn given(setting: Setting, text: impl AsRef<OsStr>, source: Source) -> RawConfig {
@@ -149,7 +149,7 @@ fn everything_can_come_from_the_environment() {
 #[test]
 fn every_key_can_come_from_the_environment() {
     let config = RawConfig::default().or_environment(lookup(&[
-        ("EVERPORT_PROGRAM", "./server  --flag"),
+        ("EVERPORT_PROGRAM", r#"./server  --flag 'two words' "it's" a\ b "" "#),
         ("EVERPORT_PROTOCOL", "listen-fds"),
         ("EVERPORT_LISTEN", "127.0.0.1:0"),
         ("EVERPORT_READY_AFTER", "2s"),
@@ -182,8 +182,9 @@ fn every_key_can_come_from_the_environment() {
         ("EVERPORT_WORKER_LOG_FILE", "/w"),
         ("EVERPORT_AUDIT_FILE", "/a"),
     ]));
-    let config = Config::try_from(config).unwrap();
-    let program = Program::Command { program: "./server".into(), arguments: vec!["--flag".into()] };
+    let config = Config::try_from(config.unwrap()).unwrap();
+    let arguments = ["--flag", "two words", "it's", "a b", ""].map(OsString::from).to_vec();
+    let program = Program::Command { program: "./server".into(), arguments };
     assert_eq!((config.program, config.protocol), (program, Protocol::ListenFds));
     assert_eq!((config.ready_after, config.drain_grace), (Some(Duration::from_secs(2)), Duration::from_secs(3)));
     assert_eq!((config.drain_signal, config.drain_generations), (Signal::SIGQUIT, 2));
@@ -229,7 +230,7 @@ fn what_was_given_goes_before_the_environment() {
         ("EVERPORT_DRAIN_TIMEOUT", "nonsense"),
         ("EVERPORT_READY", "manual"),
     ];
-    let config = Config::try_from(raw.or_environment(lookup(&environment))).unwrap();
+    let config = Config::try_from(raw.or_environment(lookup(&environment)).unwrap()).unwrap();
     assert_eq!(config.listen.len(), 1);
     assert_eq!(config.workers.get(), 2);
     assert_eq!(config.policy, Policy::RoundRobin);
@@ -239,7 +240,7 @@ fn what_was_given_goes_before_the_environment() {
 
 #[test]
 fn an_empty_variable_is_not_set() {
-    let nothing = RawConfig::embedded().or_environment(|_| Some(OsString::new()));
+    let nothing = RawConfig::embedded().or_environment(|_| Some(OsString::new())).unwrap();
     assert_eq!(Config::try_from(nothing).unwrap(), in_environment(&[]).unwrap());
 }
 
@@ -278,6 +279,8 @@ fn a_wrong_variable_is_named_with_its_value_and_what_was_wanted() {
         ("EVERPORT_STRATEGY", "some", "want all or rolling"),
         ("EVERPORT_PROTOCOL", "fastcgi", "want everport or listen-fds"),
         ("EVERPORT_PROTOCOL", "listen-fds", "a program that embeds Everport speaks its protocol"),
+        ("EVERPORT_PROGRAM", "./server 'two words", "a quotation mark or a backslash has no end"),
+        ("EVERPORT_PROGRAM", "./server two\\", "a quotation mark or a backslash has no end"),
         ("EVERPORT_PROGRAM", "./server", "this program is itself what its workers run"),
         ("EVERPORT_READY_AFTER", "5s", "of use only with --protocol listen-fds"),
         ("EVERPORT_DRAIN_SIGNAL", "HUP", "of use only with --protocol listen-fds"),
@@ -383,8 +386,11 @@ fn the_control_socket_of_a_command_comes_from_flag_or_environment() {
     let environment = [("EVERPORT_CONTROL", "/run/b"), ("EVERPORT_WORKERS", "nonsense")];
     let path = |path: &str| Some(PathBuf::from(path));
     let flag = |path| given(Setting::Control, path, Source::Flag);
-    assert_eq!(control_path(&flag("/run/a").or_environment(lookup(&environment))).unwrap(), path("/run/a"));
-    assert_eq!(control_path(&RawConfig::default().or_environment(lookup(&environment))).unwrap(), path("/run/b"));
+    assert_eq!(control_path(&flag("/run/a").or_environment(lookup(&environment)).unwrap()).unwrap(), path("/run/a"));
+    assert_eq!(
+        control_path(&RawConfig::default().or_environment(lookup(&environment)).unwrap()).unwrap(),
+        path("/run/b")
+    );
     assert_eq!(control_path(&RawConfig::default()).unwrap(), None);
     assert_eq!(sentence(control_path(&flag(""))), r#"invalid --control "": the path is empty"#);
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use everport_handoff::id::Generation;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Strategy;
+
 /// What has begun when nobody waits for the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Begun {
@@ -70,6 +72,13 @@ pub(crate) struct ReloadRecord {
     /// How long that one drained; nothing while it does.
     #[serde(default)]
     pub(crate) draining_ms: Option<u64>,
+    /// In which order it replaced the workers; nothing if it never came to that.
+    #[serde(default)]
+    pub(crate) strategy: Option<Strategy>,
+    /// Why it had to wait, as far as that was the budget of generations that drain: the first reason. `waited_ms` has how
+    /// long.
+    #[serde(default)]
+    pub(crate) delayed: Option<String>,
 }
 
 /// One line of the audit file.

@@ -1,7 +1,7 @@
 //! The JSON of the answers is an interface: its bytes are pinned here.
 
 use super::*;
-use crate::config::Policy;
+use crate::config::{Policy, Strategy};
 
 pub(crate) fn record() -> ReloadRecord {
     ReloadRecord {
@@ -22,6 +22,8 @@ pub(crate) fn record() -> ReloadRecord {
         probation_ms: 9,
         retired: Some(Generation(2)),
         draining_ms: Some(1500),
+        strategy: Some(Strategy::Rolling),
+        delayed: Some("a generation still drains".to_owned()),
     }
 }
 
@@ -130,7 +132,8 @@ const STATUS: &str = concat!(
     r#""address":"127.0.0.1:8000","policy":"rr","queue":0,"accepted":1020,"accepting":true,"shed":4}],"last_reload":{"#,
     r#""generation":3,"asked_by":{"by":"control","pid":812,"uid":1000},"at":"2026-01-02T03:04:05Z","#,
     r#""outcome":"committed","reason":null,"workers":2,"starting_ms":41,"total_ms":52,"finished":10,"lingered":4,"#,
-    r#""cut":1,"moved":6,"asked":2,"waited_ms":7,"probation_ms":9,"retired":2,"draining_ms":1500},"reload":{"#,
+    r#""cut":1,"moved":6,"asked":2,"waited_ms":7,"probation_ms":9,"retired":2,"draining_ms":1500,"#,
+    r#""strategy":"rolling","delayed":"a generation still drains"},"reload":{"#,
     r#""generation":4,"step":"probation","slot":null,"left_seconds":12,"pending":false,"why":null},"reloads":[]}"#,
 );
 

@@ -117,7 +117,7 @@ fn hung_worker_is_aborted_then_killed_and_loses_its_offers_at_once() {
     world.pass_millis(4_999);
     assert!(world.killed(2).is_none());
     world.pass_millis(1);
-    assert!(world.killed(2).is_some());
+    assert_eq!(world.killed(2), Some(KillReason::Hung));
     world.exit(2, 134);
     assert_eq!(newest(&world), 3);
 }

@@ -173,7 +173,7 @@ fn rollback_kills_a_generation_that_has_not_served_and_gives_up_a_reload_that_wa
     world.reload(1);
     world.roll_back(2);
     assert_eq!(states(&world), [(1, "active"), (2, "active")]);
-    assert!(world.killed(3).is_some());
+    assert_eq!(world.killed(3), Some(KillReason::RolledBack));
     let mut world = World::serving_with(Settings { drain_generations: 1, ..World::settings() });
     world.reload(1);
     world.all_ready();

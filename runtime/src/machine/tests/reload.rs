@@ -36,7 +36,7 @@ fn failure_of_the_first_generation_ends_the_master_when_all_have_gone() {
     let mut world = World::starting();
     world.dies_slowly = true;
     world.exit(1, 3);
-    assert!(world.killed(2).is_some());
+    assert_eq!(world.killed(2), Some(KillReason::RolledBack));
     assert_eq!(world.finished(), None);
     world.exit(2, 0);
     let failure = Failure::Exited { slot: Slot(0), worker: WorkerId(1), exit: Exit::Code(3) };
@@ -110,7 +110,8 @@ fn reload_keeps_old_generation_when_new_one_never_gets_ready() {
     world.pass_millis(10_000);
     let after = Duration::from_secs(10);
     assert_eq!(*rolled_back(&world), Failure::NotReady { slot: Slot(1), worker: WorkerId(4), after });
-    assert!(world.killed(3).is_some() && world.killed(4).is_some());
+    assert_eq!(world.killed(3), Some(KillReason::RolledBack));
+    assert_eq!(world.killed(4), Some(KillReason::NotReady));
     assert_eq!(world.active_generation(), Some(1));
     assert_eq!(world.count(|action| matches!(action, Action::Drain { .. } | Action::Activate { .. })), 0);
     world.connect(2);
@@ -142,7 +143,7 @@ fn reload_is_rolled_back_when_a_process_cannot_be_started() {
     world.next_spawn_fails = true;
     world.reload(1);
     assert!(matches!(rolled_back(&world), Failure::SpawnFailed { slot: Slot(0), .. }));
-    assert!(world.killed(4).is_some());
+    assert_eq!(world.killed(4), Some(KillReason::RolledBack));
     assert_eq!(world.machine.generations().count(), 1);
 }
 
@@ -163,7 +164,7 @@ fn reload_is_rolled_back_when_a_worker_is_incompatible_or_breaks_the_protocol_or
         world.reload(1);
         world.feed(event);
         assert_eq!(*rolled_back(&world), failure);
-        assert!(world.killed(worker.0).is_some());
+        assert_eq!(world.killed(worker.0), Some(KillReason::of(&failure)));
         assert_eq!(world.active_generation(), Some(1));
     }
 }
@@ -235,7 +236,7 @@ fn replacement_that_is_not_ready_at_the_commit_is_killed() {
     world.exit(1, 1);
     world.ready(3);
     world.ready(4);
-    assert!(world.killed(5).is_some());
+    assert_eq!(world.killed(5), Some(KillReason::NotNeeded));
     assert!(matches!(world.state(2), Some(WorkerState::Draining { .. })));
     assert_eq!(world.count(|action| matches!(action, Action::Spawn { .. })), 3);
 }

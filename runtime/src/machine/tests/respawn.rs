@@ -172,7 +172,7 @@ fn replacement_that_never_gets_ready_is_killed_and_replaced() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.pass_millis(10_000);
-    assert!(world.killed(3).is_some());
+    assert_eq!(world.killed(3), Some(KillReason::NotReady));
     assert_eq!(spawned(&world), [3, 4]);
     assert_eq!(world.active_generation(), Some(1));
 }
@@ -181,7 +181,7 @@ fn replacement_that_never_gets_ready_is_killed_and_replaced() {
 fn worker_that_breaks_the_protocol_is_killed_and_replaced() {
     let mut world = World::serving();
     world.feed(Event::WorkerBroke { worker: WorkerId(1), reason: "garbage".into() });
-    assert!(world.killed(1).is_some());
+    assert_eq!(world.killed(1), Some(KillReason::Broke));
     assert!(world.did(&Action::Forget { worker: WorkerId(1) }));
     assert_eq!(spawned(&world), [3]);
 }
@@ -204,7 +204,7 @@ fn worker_that_closes_its_channel_and_lives_on_is_offered_nothing_and_killed_in_
     world.pass_millis(999);
     assert!(world.killed(1).is_none());
     world.pass_millis(1);
-    assert!(world.killed(1).is_some());
+    assert_eq!(world.killed(1), Some(KillReason::Silent));
     assert_eq!(spawned(&world), [3]);
 }
 
@@ -213,7 +213,7 @@ fn incompatible_replacement_is_killed_and_the_generation_serves_on() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.feed(Event::WorkerIncompatible { worker: WorkerId(3), reason: "version 9".into() });
-    assert!(world.killed(3).is_some());
+    assert_eq!(world.killed(3), Some(KillReason::Incompatible));
     world.pass_millis(100);
     assert_eq!(spawned(&world), [3, 4]);
 }
@@ -275,6 +275,6 @@ fn draining_worker_is_killed_at_its_deadline() {
     world.pass_millis(29_999);
     assert!(world.killed(2).is_none());
     world.pass_millis(1);
-    assert!(world.killed(2).is_some());
+    assert_eq!(world.killed(2), Some(KillReason::DrainTimeout));
     assert!(world.killed(1).is_none());
 }

@@ -68,7 +68,7 @@ fn replacement_that_is_not_ready_is_killed_by_a_graceful_stop() {
     let mut world = World::serving();
     world.exit(1, 1);
     world.stop();
-    assert!(world.killed(3).is_some());
+    assert_eq!(world.killed(3), Some(KillReason::NotNeeded));
     world.exit(2, 0);
     assert_eq!(world.finished(), Some(&None));
 }
@@ -102,7 +102,7 @@ fn second_signal_stops_at_once_and_a_second_command_does_not() {
     assert!(!world.did(&Action::StopBegan { at_once: true }));
     world.feed(Event::StopSignalled);
     assert!(world.did(&Action::StopBegan { at_once: true }));
-    assert!(world.killed(1).is_some());
+    assert_eq!(world.killed(1), Some(KillReason::StoppedAtOnce));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn stop_rolls_back_the_running_reload_and_refuses_the_pending_one() {
     world.reload(1);
     world.reload(2);
     world.stop();
-    assert!(world.killed(3).is_some());
+    assert_eq!(world.killed(3), Some(KillReason::RolledBack));
     let ended = |generation: u64, ticket: u64| Action::ReloadEnded {
         generation: Generation(generation),
         tickets: vec![Ticket(ticket)],
