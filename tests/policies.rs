@@ -24,12 +24,13 @@ fn told(master: &Master, words: &[&str]) -> String {
     done.output
 }
 
-/// So many connections that stay, and how many each slot has.
+/// So many connections that stay, one after the other, and how many each slot has.
 fn stay(address: SocketAddr, count: usize) -> (Vec<Line>, BTreeMap<u64, usize>) {
-    let mut lines: Vec<Line> = (0..count).map(|_| Line::connect(address)).collect();
-    let mut slots = BTreeMap::new();
-    for line in &mut lines {
+    let (mut lines, mut slots) = (Vec::new(), BTreeMap::new());
+    for _ in 0..count {
+        let mut line = Line::connect(address);
         *slots.entry(line.who().slot).or_default() += 1;
+        lines.push(line);
     }
     (lines, slots)
 }
@@ -57,13 +58,7 @@ fn every_policy_serves_over_a_reload_and_a_crash() {
 #[test]
 fn least_levels_long_lived_connections() {
     let master = Setup::lines().workers(4).policy("least").start();
-    // No more at a time than the workers have credit for: then there is a choice.
-    let (mut lines, mut slots) = (Vec::new(), BTreeMap::<u64, usize>::new());
-    for _ in 0..10 {
-        let (more, counts) = stay(master.address(), 20);
-        lines.extend(more);
-        counts.into_iter().for_each(|(slot, count)| *slots.entry(slot).or_default() += count);
-    }
+    let (mut lines, slots) = stay(master.address(), 200);
     assert!(slots.values().all(|count| (47..=53).contains(count)), "{slots:?}");
     // One worker loses most of its connections: it gets the next ones.
     lines.retain_mut(|line| line.who().slot != 2);
