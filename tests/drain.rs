@@ -118,9 +118,9 @@ fn what_is_left_at_the_deadline_is_cut() {
     process::wait_for_end(me.pid);
     let status = master.settle(2);
     let pid = format!("pid={}", me.pid);
-    master.log.wait_for(&["worker killed", &pid, "its drain_timeout was over"]);
+    master.log.wait_for(&["worker killed", &pid, "its time to drain was over"]);
     let record = master.log.wait_for(&["worker exited", &pid]);
-    for part in ["its drain_timeout was over", "cut=1", "finished=0", "lingered=0", "voluntary=false"] {
+    for part in ["its time to drain was over", "cut=1", "finished=0", "lingered=0", "voluntary=false"] {
         assert!(record.contains(part), "no {part} in {record}");
     }
     let reload = &status.0["last_reload"];

@@ -16,6 +16,7 @@ mod examples; // The programs that people copy.
 mod foreign; // Programs that know nothing of Everport.
 mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
+mod handover; // Live connections that move.
 mod identity; // What a worker knows and inherits, and what it does not.
 mod listening; // Addresses, options and errors of `bind`.
 mod log; // Whoever reads the log may stall or go.

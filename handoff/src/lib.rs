@@ -40,13 +40,18 @@ pub mod address;
 pub mod board;
 pub mod bootstrap;
 pub mod channel;
+pub mod handover;
 pub mod id;
 pub mod listen_fds;
+mod memfd;
 pub mod message;
 pub mod name;
 pub mod net;
 pub mod offer;
+mod parcel;
 pub mod privileges;
+#[cfg(feature = "http")]
+pub mod serve;
 pub mod socket;
 mod sys;
 pub mod worker;

@@ -7,6 +7,7 @@
 
 mod error;
 mod inherited;
+mod live;
 mod shut_out;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 pub use error::{BindCause, BindError};
 pub use inherited::{InheritedError, InheritedSockets};
+pub use live::{NotLive, check_live};
 pub use unix::UnixFile;
 
 pub use crate::address::Kind;

@@ -51,8 +51,10 @@ mod telemetry;
 
 #[cfg(feature = "axum")]
 pub use everport_handoff::adapter::axum;
+#[cfg(feature = "http")]
+pub use everport_handoff::serve::{self, serve};
 pub use everport_handoff::worker::{Activity, Guard, MASTER_LOST, Worker};
-pub use everport_handoff::{id, net};
+pub use everport_handoff::{handover, id, net};
 
 pub use crate::builder::Builder;
 pub use crate::config::{ConfigError, Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};

@@ -78,6 +78,12 @@ impl Line {
         self.stream.get_mut().write_all(format!("{command}\n").as_bytes())
     }
 
+    /// Sends a part of a command.
+    #[track_caller]
+    pub(crate) fn tell_half(&mut self, part: &str) {
+        self.stream.get_mut().write_all(part.as_bytes()).unwrap_or_else(|error| panic!("{part}: {error}"));
+    }
+
     /// The next answer.
     pub(crate) fn hear(&mut self) -> io::Result<String> {
         let mut line = String::new();

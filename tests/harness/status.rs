@@ -50,6 +50,8 @@ pub(crate) struct WorkerLine {
     pub(crate) taken: u64,
     pub(crate) refused: u64,
     pub(crate) revoked: u64,
+    pub(crate) given: u64,
+    pub(crate) received: u64,
 }
 
 impl Status {
@@ -78,6 +80,8 @@ impl Status {
             taken: number(&worker["taken"]),
             refused: number(&worker["refused"]),
             revoked: number(&worker["revoked"]),
+            given: number(&worker["given"]),
+            received: number(&worker["received"]),
         });
         lines.collect()
     }

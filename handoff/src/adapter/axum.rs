@@ -1,14 +1,14 @@
 //! `axum::serve` on Everport's listeners, as they are, and with the client's address as `ConnectInfo`.
 
 use std::io;
-use std::time::Duration;
+#[cfg(feature = "http")]
+use std::net::SocketAddr;
 
+#[cfg(feature = "http")]
+use axum::extract::connect_info::Connected;
 use axum::serve::{ListenerExt, TapIo};
 
-use crate::net::{Kind, Listener, TcpListener, TcpStream};
-
-/// How long to wait when the system refuses a connection for want of descriptors or memory: what axum waits.
-const RETRY: Duration = Duration::from_secs(1);
+use crate::net::{ACCEPT_RETRY, Kind, Listener, TcpListener, TcpStream, is_the_clients};
 
 /// What [`with_peer`] returns.
 pub type WithPeer = TapIo<TcpListener, fn(&mut TcpStream)>;
@@ -43,7 +43,7 @@ impl<K: Kind> axum::serve::Listener for Listener<K> {
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     tracing::debug!(%error, "accept");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
@@ -54,8 +54,10 @@ impl<K: Kind> axum::serve::Listener for Listener<K> {
     }
 }
 
-/// Whether one client has given up, which is no reason to let the next one wait.
-fn is_the_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset)
+/// `into_make_service_with_connect_info::<SocketAddr>()` on [`serve`](crate::serve).
+#[cfg(feature = "http")]
+impl Connected<crate::serve::Accepted<'_, crate::net::Tcp>> for SocketAddr {
+    fn connect_info(accepted: crate::serve::Accepted<'_, crate::net::Tcp>) -> Self {
+        *accepted.peer_addr()
+    }
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::SocketAddr as UnixSocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{tcp, unix};
@@ -17,7 +18,7 @@ pub trait Kind: Sealed + Debug + Send + Sync + Unpin + 'static {
     /// Tokio's stream.
     type Stream: AsyncRead + AsyncWrite + AsFd + Debug + Send + Sync + Unpin + 'static;
     /// The standard library's stream.
-    type StdStream;
+    type StdStream: Into<OwnedFd>;
     /// The address of one end.
     type Addr: Clone + Debug + Send + Sync + Unpin + 'static;
     /// Tokio's reading half, borrowed from a stream.
@@ -43,6 +44,9 @@ pub trait Sealed: Sized {
         Self: Kind;
     /// `None` for the name of another kind.
     fn addr(name: &SocketName) -> Option<<Self as Kind>::Addr>
+    where
+        Self: Kind;
+    fn name(addr: &<Self as Kind>::Addr) -> SocketName
     where
         Self: Kind;
     fn local_addr(stream: &<Self as Kind>::Stream) -> io::Result<<Self as Kind>::Addr>
@@ -82,7 +86,7 @@ pub enum Tcp {}
 pub enum Unix {}
 
 macro_rules! kind {
-    ($kind:ident, $stream:ty, $std:ty, $addr:ty, $halves:ident, |$name:ident| $to_addr:expr) => {
+    ($kind:ident, $stream:ty, $std:ty, $addr:ty, $halves:ident, |$name:ident| $to_addr:expr, |$addr_of:ident| $to_name:expr) => {
         impl Kind for $kind {
             type Stream = $stream;
             type StdStream = $std;
@@ -106,6 +110,10 @@ macro_rules! kind {
 
             fn addr($name: &SocketName) -> Option<$addr> {
                 $to_addr
+            }
+
+            fn name($addr_of: &$addr) -> SocketName {
+                $to_name
             }
 
             fn local_addr(stream: &$stream) -> io::Result<$addr> {
@@ -143,7 +151,13 @@ macro_rules! kind {
     };
 }
 
-kind!(Tcp, tokio::net::TcpStream, std::net::TcpStream, SocketAddr, tcp, |name| name.inet());
-kind!(Unix, tokio::net::UnixStream, std::os::unix::net::UnixStream, unix::SocketAddr, unix, |name| name
-    .unix()
-    .map(unix::SocketAddr::from));
+kind!(Tcp, tokio::net::TcpStream, std::net::TcpStream, SocketAddr, tcp, |name| name.inet(), |addr| (*addr).into());
+kind!(
+    Unix,
+    tokio::net::UnixStream,
+    std::os::unix::net::UnixStream,
+    unix::SocketAddr,
+    unix,
+    |name| name.unix().map(unix::SocketAddr::from),
+    |addr| (&UnixSocketAddr::from(addr.clone())).into()
+);

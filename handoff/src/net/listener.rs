@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +15,9 @@ use tokio::task::coop;
 
 use super::bind::{self, Source};
 use super::kind::Kind;
+use super::resumed::Resumed;
 use super::stream::Stream;
+use super::unread::Unread;
 use crate::address::ListenAddress;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
@@ -98,7 +101,7 @@ impl<K: Kind> Listener<K> {
                 coop::consume_budget().await;
                 begin(port)?;
                 let woken = port.waiters().woken();
-                if let Some(accepted) = take_offer(port) {
+                if let Some(accepted) = take_fresh(port) {
                     return accepted;
                 }
                 match open(port, copy) {
@@ -129,7 +132,7 @@ impl<K: Kind> Listener<K> {
                 let turn = ready!(coop::poll_proceed(cx));
                 begin(port)?;
                 port.waiters().register(cx);
-                if let Some(accepted) = take_offer(port) {
+                if let Some(accepted) = take_fresh(port) {
                     turn.made_progress();
                     return Poll::Ready(accepted);
                 }
@@ -142,6 +145,36 @@ impl<K: Kind> Listener<K> {
                 }
                 Poll::Pending
             }
+        }
+    }
+
+    /// Declares which states of connections this program can resume, and gives the handle by which they come. To be
+    /// called right after `bind`: what comes with a state is refused while there is no handle.
+    ///
+    /// It is a handle of its own because frameworks take the listener away.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` while the listener has such a handle.
+    pub fn resumed(&self, versions: RangeInclusive<u32>) -> io::Result<Resumed<K>> {
+        match &self.origin {
+            Origin::Plain { .. } => Ok(Resumed::never()),
+            Origin::Handed { port, .. } if port.inbox().resume(versions) => {
+                Ok(Resumed::new(Arc::clone(port.link()), Arc::clone(port.inbox())))
+            }
+            Origin::Handed { port, .. } => {
+                let taken = format!("resume connections of {}: somebody does already", port.local());
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, taken))
+            }
+        }
+    }
+
+    /// The worker that it is a listener of.
+    #[cfg(feature = "http")]
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        match &self.origin {
+            Origin::Plain { .. } => None,
+            Origin::Handed { port, .. } => Some(port.link()),
         }
     }
 
@@ -163,45 +196,67 @@ fn open(port: &Port, copy: &SharedCopy<Socket>) -> Option<Arc<Socket>> {
     if open { copy.get() } else { None }
 }
 
-/// Takes the oldest offer that is still good. Nothing waits in here, so that a cancelled `accept` loses none.
-fn take_offer<K: Kind>(port: &Port) -> Option<Accepted<K>> {
-    let accepted = look_for_offer(port);
-    if !matches!(accepted, Some(Ok(_))) && port.link().state().is_lost() {
-        // What a drain waited for may have been no connection after all.
-        port.link().settle();
-    }
-    accepted
+/// A connection of an offer that this worker has taken.
+pub(super) struct Taken<K: Kind, L> {
+    pub(super) io: K::Stream,
+    pub(super) peer: K::Addr,
+    pub(super) tie: Tie,
+    /// What came with it.
+    pub(super) load: L,
 }
 
-fn look_for_offer<K: Kind>(port: &Port) -> Option<Accepted<K>> {
-    let link = port.link();
+/// Takes the oldest offer for `accept`.
+fn take_fresh<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    let taken = take_offer::<K, _>(port.link(), || port.inbox().pop())?;
+    Some(
+        taken.map(|Taken { io, peer, tie, load }| {
+            (Stream::new(io, Some(peer.clone()), Some(tie), Unread::new(load)), peer)
+        }),
+    )
+}
+
+/// Takes the oldest offer that is still good. Nothing waits in here, so that a cancelled `accept` loses none.
+pub(super) fn take_offer<K: Kind, L>(
+    link: &Arc<Link>,
+    pop: impl Fn() -> Option<(Incoming, L)>,
+) -> Option<io::Result<Taken<K, L>>> {
+    let taken = look_for_offer(link, pop);
+    if !matches!(taken, Some(Ok(_))) && link.state().is_lost() {
+        // What a drain waited for may have been no connection after all.
+        link.settle();
+    }
+    taken
+}
+
+fn look_for_offer<K: Kind, L>(
+    link: &Arc<Link>,
+    pop: impl Fn() -> Option<(Incoming, L)>,
+) -> Option<io::Result<Taken<K, L>>> {
     // Held until the connection is counted: no drain can be announced between.
     let state = link.state();
     if !state.takes_offers() {
         return None;
     }
     loop {
-        let Incoming { id, socket, peer } = port.pop()?;
+        let (Incoming { id, listener, socket, peer }, load) = pop()?;
         // Registered first, for what cannot be registered must not be taken.
-        let accepted = match register_stream::<K>(socket, &peer) {
-            Ok((io, peer)) => link.board().take(id).then(|| {
-                let tie = Tie::new(link, Some(id));
-                Ok((Stream::new(io, Some(peer.clone()), Some(tie)), peer))
-            }),
+        let (io, peer) = match register_stream::<K>(socket, &peer) {
+            Ok(registered) => registered,
             Err(error) => {
                 decline(link.board(), id);
                 link.picked();
                 return Some(Err(error));
             }
         };
-        if accepted.is_none() {
-            // Revoked. The copy was closed, plainly, where `then` dropped it.
-            link.board().release(id);
+        if link.board().take(id) {
+            let tie = Tie::new(link, listener, Some(id));
+            link.picked();
+            return Some(Ok(Taken { io, peer, tie, load }));
         }
+        // Revoked: the copy is closed, plainly, before that is said.
+        drop(io);
+        link.board().release(id);
         link.picked();
-        if accepted.is_some() {
-            return accepted;
-        }
     }
 }
 
@@ -218,7 +273,7 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
         Err(error) => return Some(Err(error)),
     };
     link.board().count_taken();
-    Some(stream(io, &name, Some(link)))
+    Some(stream(io, &name, Some(port)))
 }
 
 fn register(socket: OwnedFd) -> io::Result<Socket> {
@@ -226,10 +281,10 @@ fn register(socket: OwnedFd) -> io::Result<Socket> {
 }
 
 /// A connection that this process itself has accepted.
-fn stream<K: Kind>(io: OwnedFd, name: &SocketName, link: Option<&Arc<Link>>) -> Accepted<K> {
+fn stream<K: Kind>(io: OwnedFd, name: &SocketName, port: Option<&Port>) -> Accepted<K> {
     let (io, peer) = register_stream::<K>(io, name)?;
-    let tie = link.map(|link| Tie::new(link, None));
-    Ok((Stream::new(io, Some(peer.clone()), tie), peer))
+    let tie = port.map(|port| Tie::new(port.link(), port.id(), None));
+    Ok((Stream::new(io, Some(peer.clone()), tie, Unread::default()), peer))
 }
 
 fn register_stream<K: Kind>(socket: OwnedFd, peer: &SocketName) -> io::Result<(K::Stream, K::Addr)> {

@@ -26,17 +26,25 @@
 //! - `UnixStream::pair`: use tokio's;
 //! - of UDP sockets `ready`, `async_io`, `peek`, `peek_sender`, and TOS, traffic class and device: use the descriptor.
 
+#[cfg(any(feature = "axum", feature = "http"))]
+mod accepting;
 mod bind;
+mod handover;
 mod kind;
 mod listener;
+mod resumed;
 mod split;
 mod stream;
 pub mod tcp;
 mod udp;
 pub mod unix;
+mod unread;
 
+#[cfg(any(feature = "axum", feature = "http"))]
+pub(crate) use accepting::{ACCEPT_RETRY, is_the_clients};
 pub use kind::{Kind, Tcp, Unix};
 pub use listener::Listener;
+pub use resumed::Resumed;
 pub use stream::Stream;
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;

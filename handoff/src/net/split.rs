@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
 use super::kind::{Kind, Tcp, Unix};
 use super::stream::{Stream, end, is_read};
+use super::unread::Unread;
 use crate::worker::tie::Tie;
 
 /// The reading half of a stream, borrowed by [`Stream::split`].
@@ -19,11 +20,16 @@ pub struct ReadHalf<'a, K: Kind> {
     io: K::ReadRef<'a>,
     peer: Option<&'a K::Addr>,
     tie: Option<&'a Tie>,
+    unread: &'a Unread,
 }
 
 impl<'a, K: Kind> ReadHalf<'a, K> {
-    pub(super) fn new(io: K::ReadRef<'a>, peer: Option<&'a K::Addr>, tie: Option<&'a Tie>) -> Self {
-        Self { io, peer, tie }
+    pub(super) fn new(io: K::ReadRef<'a>, peer: Option<&'a K::Addr>, tie: Option<&'a Tie>, unread: &'a Unread) -> Self {
+        Self { io, peer, tie, unread }
+    }
+
+    fn unread(&self) -> &Unread {
+        self.unread
     }
 
     fn was_read(&self) {
@@ -43,7 +49,10 @@ impl<'a, K: Kind> ReadHalf<'a, K> {
 
 impl<K: Kind> AsyncRead for ReadHalf<'_, K> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let outcome = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let outcome = match self.unread.read_some(buf) {
+            Some(()) => Ok(()),
+            None => ready!(Pin::new(&mut self.io).poll_read(cx, buf)),
+        };
         self.was_read();
         Poll::Ready(outcome)
     }
@@ -65,6 +74,7 @@ pub struct ReuniteError<K: Kind>(pub OwnedReadHalf<K>, pub OwnedWriteHalf<K>);
 struct Whole<K: Kind> {
     peer: Option<K::Addr>,
     tie: Option<Tie>,
+    unread: Unread,
 }
 
 /// One half. Whichever is dropped last ends the connection.
@@ -79,9 +89,10 @@ pub(super) fn owned<K: Kind>(
     io: K::Stream,
     peer: Option<K::Addr>,
     tie: Option<Tie>,
+    unread: Unread,
 ) -> (OwnedReadHalf<K>, OwnedWriteHalf<K>) {
     let (read, write) = K::into_split(io);
-    let whole = Arc::new(Whole { peer, tie });
+    let whole = Arc::new(Whole { peer, tie, unread });
     (OwnedReadHalf(Half::new(read, Arc::clone(&whole))), OwnedWriteHalf(Half::new(write, whole)))
 }
 
@@ -103,6 +114,10 @@ impl<K: Kind, H: AsRef<K::Stream>> Half<K, H> {
     fn whole(&self) -> &Whole<K> {
         // As above.
         self.whole.as_ref().expect("taken only by methods that consume the half")
+    }
+
+    fn unread(&self) -> &Unread {
+        &self.whole().unread
     }
 
     fn was_read(&self) {
@@ -155,8 +170,8 @@ impl<K: Kind> OwnedReadHalf<K> {
         let halves = self.0.io.take().zip(other.0.io.take());
         let whole = whole.zip(halves.and_then(|(read, write)| K::reunite(read, write)));
         // Both halves are here and nobody else has any, so that each step above has found what it looked for.
-        let (Whole { peer, tie }, io) = whole.expect("the only two halves of one stream");
-        Ok(Stream::new(io, peer, tie))
+        let (Whole { peer, tie, unread }, io) = whole.expect("the only two halves of one stream");
+        Ok(Stream::new(io, peer, tie, unread))
     }
 
     /// The client's address, as [`Stream::peer_addr`].
@@ -183,7 +198,7 @@ impl<K: Kind> OwnedReadHalf<K> {
     ///
     /// As tokio's.
     pub async fn readable(&self) -> io::Result<()> {
-        K::readable(self.0.io()).await
+        if self.0.unread().any() { Ok(()) } else { K::readable(self.0.io()).await }
     }
 }
 
@@ -250,7 +265,10 @@ impl<K: Kind> AsRef<K::Stream> for OwnedWriteHalf<K> {
 
 impl<K: Kind> AsyncRead for OwnedReadHalf<K> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let outcome = ready!(Pin::new(self.0.io_mut()).poll_read(cx, buf));
+        let outcome = match self.0.unread().read_some(buf) {
+            Some(()) => Ok(()),
+            None => ready!(Pin::new(self.0.io_mut()).poll_read(cx, buf)),
+        };
         self.0.was_read();
         Poll::Ready(outcome)
     }
@@ -315,13 +333,17 @@ macro_rules! as_tokio {
 
             /// As tokio's.
             pub async fn readable(&self) -> io::Result<()> {
-                self.io.readable().await
+                if self.unread.any() { Ok(()) } else { self.io.readable().await }
             }
         }
 
         impl OwnedReadHalf<$kind> {
             fn tokio(&self) -> &$tokio {
                 self.0.io()
+            }
+
+            fn unread(&self) -> &Unread {
+                self.0.unread()
             }
 
             fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
@@ -335,7 +357,7 @@ macro_rules! as_tokio {
         impl OwnedWriteHalf<$kind> {
             /// As tokio's.
             pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-                self.0.io().ready(interest).await
+                self.0.unread().ready(interest, self.0.io().ready(interest)).await
             }
 
             /// As tokio's.
@@ -353,22 +375,22 @@ macro_rules! as_tokio {
         impl $half {
             /// As tokio's.
             pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-                self.tokio().ready(interest).await
+                self.unread().ready(interest, self.tokio().ready(interest)).await
             }
 
             /// As tokio's.
             pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-                self.note(self.tokio().try_read(buf))
+                self.note(self.unread().read(buf).map_or_else(|| self.tokio().try_read(buf), Ok))
             }
 
             /// As tokio's.
             pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-                self.note(self.tokio().try_read_vectored(bufs))
+                self.note(self.unread().read_vectored(bufs).map_or_else(|| self.tokio().try_read_vectored(bufs), Ok))
             }
 
             /// As tokio's.
             pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
-                self.note(self.tokio().try_read_buf(buf))
+                self.note(self.unread().read_buf(buf).map_or_else(|| self.tokio().try_read_buf(buf), Ok))
             }
         }
     };
@@ -380,13 +402,19 @@ as_tokio!(Unix, tokio::net::UnixStream);
 impl ReadHalf<'_, Tcp> {
     /// As tokio's.
     pub async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.io.peek(buf).await
+        match self.unread.peek(buf) {
+            Some(count) => Ok(count),
+            None => self.io.peek(buf).await,
+        }
     }
 }
 
 impl OwnedReadHalf<Tcp> {
     /// As tokio's.
     pub async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.io().peek(buf).await
+        match self.0.unread().peek(buf) {
+            Some(count) => Ok(count),
+            None => self.0.io().peek(buf).await,
+        }
     }
 }

@@ -4,14 +4,17 @@ use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
 use super::kind::{Kind, Tcp, Unix};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf};
+use super::unread::{self, Unread};
+use crate::worker::link::Link;
 use crate::worker::tie::Tie;
 
 /// A connection, as [`TcpStream`](super::TcpStream) or [`UnixStream`](super::UnixStream).
@@ -25,11 +28,12 @@ pub struct Stream<K: Kind> {
     io: Option<K::Stream>,
     peer: Option<K::Addr>,
     tie: Option<Tie>,
+    unread: Unread,
 }
 
 impl<K: Kind> Stream<K> {
-    pub(super) fn new(io: K::Stream, peer: Option<K::Addr>, tie: Option<Tie>) -> Self {
-        Self { io: Some(io), peer, tie }
+    pub(super) fn new(io: K::Stream, peer: Option<K::Addr>, tie: Option<Tie>, unread: Unread) -> Self {
+        Self { io: Some(io), peer, tie, unread }
     }
 
     /// The client's address, as it was when the connection came in: it is there also after the client has gone.
@@ -55,18 +59,29 @@ impl<K: Kind> Stream<K> {
 
     /// Borrows the two halves, which can be used at the same time.
     pub fn split(&mut self) -> (ReadHalf<'_, K>, K::WriteRef<'_>) {
-        let Self { io, peer, tie } = self;
+        let Self { io, peer, tie, unread } = self;
         // As in `io()`.
         let (read, write) = K::split(io.as_mut().expect("taken only by methods that consume the stream"));
-        (ReadHalf::new(read, peer.as_ref(), tie.as_ref()), write)
+        (ReadHalf::new(read, peer.as_ref(), tie.as_ref(), unread), write)
     }
 
     /// Parts the stream into its two halves. The connection counts until both are dropped. Dropping the writing half
     /// shuts down writing.
     pub fn into_split(mut self) -> (OwnedReadHalf<K>, OwnedWriteHalf<K>) {
         let peer = self.peer.take();
+        let unread = std::mem::take(&mut self.unread);
         let (io, tie) = self.take();
-        split::owned(io, peer, tie)
+        split::owned(io, peer, tie, unread)
+    }
+
+    /// The bytes that another worker has read from the connection and not used, as far as nobody has read them here. They
+    /// count as read.
+    pub fn take_unread(&mut self) -> Bytes {
+        let bytes = self.unread.take();
+        if !bytes.is_empty() {
+            self.was_read();
+        }
+        bytes
     }
 
     /// Leaves tokio and the worker's count: a [`Guard`](crate::worker::Guard) keeps the worker alive for what goes on with
@@ -74,14 +89,36 @@ impl<K: Kind> Stream<K> {
     ///
     /// # Errors
     ///
-    /// As tokio's.
+    /// As tokio's, and when bytes are left for [`take_unread`](Self::take_unread). The connection ends then.
     pub fn into_std(mut self) -> io::Result<K::StdStream> {
+        if self.unread.any() {
+            return Err(unread::left());
+        }
         K::into_std(self.take().0)
     }
 
-    /// Leaves the worker's count, as [`into_std`](Self::into_std) does.
+    /// Leaves the worker's count, as [`into_std`](Self::into_std) does. Bytes of [`take_unread`](Self::take_unread) that
+    /// were not taken are lost.
     pub fn into_inner(mut self) -> K::Stream {
         self.take().0
+    }
+
+    /// The worker that counts it.
+    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+        self.tie.as_ref().map(Tie::link)
+    }
+
+    pub(super) fn unread(&self) -> &Unread {
+        &self.unread
+    }
+
+    /// The parts of a stream that a worker counts.
+    pub(super) fn into_tied(mut self) -> Option<(K::Stream, K::Addr, Tie)> {
+        let peer = self.peer.take()?;
+        match self.take() {
+            (io, Some(tie)) => Some((io, peer, tie)),
+            (_, None) => None,
+        }
     }
 
     fn take(&mut self) -> (K::Stream, Option<Tie>) {
@@ -138,7 +175,10 @@ pub(super) fn end(io: &impl AsFd, tie: &Tie) {
 
 impl<K: Kind> AsyncRead for Stream<K> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let outcome = ready!(self.io_mut().poll_read(cx, buf));
+        let outcome = match self.unread.read_some(buf) {
+            Some(()) => Ok(()),
+            None => ready!(self.io_mut().poll_read(cx, buf)),
+        };
         self.was_read();
         Poll::Ready(outcome)
     }
@@ -178,7 +218,11 @@ impl<K: Kind> AsFd for Stream<K> {
 
 impl<K: Kind> fmt::Debug for Stream<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("io", &self.io).field("peer", &self.peer).field("tie", &self.tie).finish()
+        f.debug_struct("Stream")
+            .field("io", &self.io)
+            .field("peer", &self.peer)
+            .field("tie", &self.tie)
+            .finish_non_exhaustive()
     }
 }
 
@@ -188,12 +232,12 @@ macro_rules! as_tokio {
         impl Stream<$kind> {
             /// As tokio's.
             pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-                self.io().ready(interest).await
+                self.unread.ready(interest, self.io().ready(interest)).await
             }
 
             /// As tokio's.
             pub async fn readable(&self) -> io::Result<()> {
-                self.io().readable().await
+                if self.unread.any() { Ok(()) } else { self.io().readable().await }
             }
 
             /// As tokio's.
@@ -203,7 +247,7 @@ macro_rules! as_tokio {
 
             /// As tokio's.
             pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.io().poll_read_ready(cx)
+                if self.unread.any() { Poll::Ready(Ok(())) } else { self.io().poll_read_ready(cx) }
             }
 
             /// As tokio's.
@@ -213,17 +257,17 @@ macro_rules! as_tokio {
 
             /// As tokio's.
             pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-                self.note(self.io().try_read(buf))
+                self.note(self.unread.read(buf).map_or_else(|| self.io().try_read(buf), Ok))
             }
 
             /// As tokio's.
             pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-                self.note(self.io().try_read_vectored(bufs))
+                self.note(self.unread.read_vectored(bufs).map_or_else(|| self.io().try_read_vectored(bufs), Ok))
             }
 
             /// As tokio's.
             pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
-                self.note(self.io().try_read_buf(buf))
+                self.note(self.unread.read_buf(buf).map_or_else(|| self.io().try_read_buf(buf), Ok))
             }
 
             /// As tokio's.
@@ -236,13 +280,16 @@ macro_rules! as_tokio {
                 self.io().try_write_vectored(bufs)
             }
 
-            /// As tokio's. The worker takes a success for a read.
+            /// As tokio's. The worker takes a success for a read. It fails for reads while there are bytes for
+            /// [`take_unread`](Stream::take_unread).
             pub fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+                self.unread.refuse_direct(interest)?;
                 self.note(self.io().try_io(interest, io))
             }
 
-            /// As tokio's. The worker takes the end for a read.
+            /// As tokio's. The worker takes the end for a read. It fails as [`try_io`](Self::try_io).
             pub async fn async_io<R>(&self, interest: Interest, io: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+                self.unread.refuse_direct(interest)?;
                 self.note(self.io().async_io(interest, io).await)
             }
 
@@ -252,7 +299,8 @@ macro_rules! as_tokio {
             }
         }
 
-        /// What is read through tokio's stream is not seen by the worker.
+        /// What is read through tokio's stream is not seen by the worker, and comes after the bytes of
+        /// [`take_unread`](Stream::take_unread).
         impl AsRef<$tokio> for Stream<$kind> {
             fn as_ref(&self) -> &$tokio {
                 self.io()
@@ -262,7 +310,7 @@ macro_rules! as_tokio {
         /// The stream counts for nothing: take a [`Guard`](crate::worker::Guard) where a drain shall wait for it.
         impl From<$tokio> for Stream<$kind> {
             fn from(io: $tokio) -> Self {
-                Self::new(io, None, None)
+                Self::new(io, None, None, Unread::default())
             }
         }
 

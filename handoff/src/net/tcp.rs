@@ -58,12 +58,18 @@ impl Listener<Tcp> {
 impl Stream<Tcp> {
     /// As tokio's.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.tokio().peek(buf).await
+        match self.unread().peek(buf) {
+            Some(count) => Ok(count),
+            None => self.tokio().peek(buf).await,
+        }
     }
 
     /// As tokio's.
     pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
-        self.tokio().poll_peek(cx, buf)
+        match self.unread().peek_some(buf) {
+            Some(count) => Poll::Ready(Ok(count)),
+            None => self.tokio().poll_peek(cx, buf),
+        }
     }
 
     /// As tokio's.

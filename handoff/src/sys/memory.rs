@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// How many words the page has.
@@ -32,12 +32,7 @@ unsafe impl Sync for SharedPage {}
 impl SharedPage {
     /// Makes a new page of zeros. The caller owns the descriptor, which is close-on-exec.
     pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
-        let sealed = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = match rustix::fs::memfd_create("everport-board", sealed | MemfdFlags::NOEXEC_SEAL) {
-            // Before Linux 6.3.
-            Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("everport-board", sealed)?,
-            other => other?,
-        };
+        let fd = crate::memfd::create("everport-board")?;
         rustix::fs::ftruncate(&fd, BYTES as u64)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok((Self::map(&fd)?, fd))

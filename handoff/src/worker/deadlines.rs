@@ -1,4 +1,5 @@
-//! What a worker does by the clock: beat, stop waiting for first reads, leave the process. Pure; the watcher feeds it.
+//! What a worker does by the clock: beat, stop waiting for first reads, close what is idle, leave
+//! the process. Pure; the watcher feeds it.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ pub(crate) const END_GRACE: Duration = Duration::from_millis(250);
 pub(super) struct Deadlines {
     next_beat: Instant,
     ending: Option<Instant>,
+    softened: bool,
     /// When nothing was left, unless something is again.
     finished: Option<Instant>,
 }
@@ -27,6 +29,8 @@ pub(super) struct Deadlines {
 pub(super) struct Seen {
     pub(super) state: State,
     pub(super) terms: Terms,
+    /// How long after the beginning of the end the soft deadline is.
+    pub(super) grace: Duration,
     /// The application has called `draining()`.
     pub(super) asked: bool,
     /// Streams or guards are left. A guard may also be new in a worker that had finished.
@@ -40,6 +44,8 @@ pub(super) struct Turn {
     pub(super) beat: bool,
     /// Wait no longer for first reads.
     pub(super) announce: bool,
+    /// Say that the soft deadline has come.
+    pub(super) soften: bool,
     /// Leave the process.
     pub(super) exit: Option<Exit>,
     pub(super) next: Instant,
@@ -58,20 +64,24 @@ pub(super) enum Exit {
 
 impl Deadlines {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next_beat: now + BEAT_INTERVAL, ending: None, finished: None }
+        Self { next_beat: now + BEAT_INTERVAL, ending: None, softened: false, finished: None }
     }
 
     /// What is due at `now`.
     pub(super) fn turn(&mut self, seen: Seen, now: Instant) -> Turn {
-        let Seen { state, terms, asked, busy } = seen;
+        let Seen { state, terms, grace, asked, busy } = seen;
         let beat = now >= self.next_beat;
         if beat {
             self.next_beat = now + BEAT_INTERVAL;
         }
-        let mut turn = Turn { beat, announce: false, exit: None, next: self.next_beat };
+        let mut turn = Turn { beat, announce: false, soften: false, exit: None, next: self.next_beat };
         let Some(step) = state.step() else { return turn };
         let ending = *self.ending.get_or_insert(now);
         turn.announce = step == Step::Quieting && turn.is_due(ending + terms.first_byte_grace, now);
+        if !self.softened && turn.is_due(ending + grace, now) {
+            self.softened = true;
+            turn.soften = true;
+        }
         if step != Step::Finished || busy {
             self.finished = None;
         } else if state.is_lost() || !asked {
@@ -105,6 +115,8 @@ mod tests {
     const TERMS: Terms =
         Terms { manual_ready: false, first_byte_grace: Duration::from_secs(1), drain_timeout: Duration::from_secs(30) };
 
+    const GRACE: Duration = Duration::from_secs(10);
+
     /// A process's clock cannot be made, only read.
     #[expect(clippy::disallowed_methods, reason = "an origin for times that the test makes up")]
     fn origin() -> Instant {
@@ -112,7 +124,7 @@ mod tests {
     }
 
     fn seen(state: State, asked: bool, busy: bool) -> Seen {
-        Seen { state, terms: TERMS, asked, busy }
+        Seen { state, terms: TERMS, grace: GRACE, asked, busy }
     }
 
     fn ending(cause: Cause, step: Step) -> State {
@@ -138,6 +150,20 @@ mod tests {
         let turn = deadlines.turn(quieting, start);
         assert_eq!((turn.announce, turn.next), (false, start + TERMS.first_byte_grace));
         assert!(deadlines.turn(quieting, turn.next).announce);
+    }
+
+    #[test]
+    fn the_soft_deadline_is_said_once_and_counts_from_the_beginning_of_the_end() {
+        let start = origin();
+        let mut deadlines = Deadlines::new(start);
+        let mut turn = |state, after| deadlines.turn(seen(state, true, true), start + after);
+        let draining = ending(Cause::Drain, Step::Announced);
+        assert!(!turn(State::Active, Duration::ZERO).soften);
+        assert!(!turn(draining, GRACE).soften);
+        let before = turn(draining, 2 * GRACE - Duration::from_millis(1));
+        assert_eq!((before.soften, before.next), (false, start + 2 * GRACE));
+        assert!(turn(ending(Cause::MasterLost, Step::Announced), 2 * GRACE).soften);
+        assert!(!turn(draining, 3 * GRACE).soften);
     }
 
     #[test]

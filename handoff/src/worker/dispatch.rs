@@ -7,10 +7,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::link::{Asked, Link, Terms};
+use super::orders::Orders;
 use super::port::{Incoming, Port, decline};
 use super::state::{Cause, State};
 use crate::channel::{ReceiveError, Received};
-use crate::message::{ListenFailure, Listening, NEWEST, OLDEST, Offer, ToWorker};
+use crate::message::{HandoverId, ListenFailure, Listening, NEWEST, OLDEST, Offer, ToWorker};
+use crate::parcel;
 
 /// Whether the channel is still of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ impl Link {
             asked.inbox.copy.blank(self.silent.as_fd());
         }
         self.read_channel();
+        self.end_handovers();
         // If the master lives, it shall see that this worker has given it up. It fails if the master has gone.
         let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
         self.picked();
@@ -94,12 +97,16 @@ impl Link {
                 self.turn_to(State::Paused);
                 self.give_back_all();
             }
-            ToWorker::Drain { .. } => self.drain(),
+            ToWorker::Drain { successor, grace } => self.drain(Orders { successor, grace }),
             ToWorker::Beat => {
                 self.board().beat();
                 self.release_revoked();
             }
-            ToWorker::HandedOver { .. } => {}
+            ToWorker::HandedOver { id, outcome } => {
+                if !self.handed_over(id, outcome, fds.into_iter().next()) {
+                    return Err(Broken::Handover(id));
+                }
+            }
         }
         Ok(())
     }
@@ -160,21 +167,33 @@ impl Link {
         Ok(())
     }
 
-    /// Puts offers into their listeners' queues. Those whose descriptor did not arrive are refused, and they are the last.
+    /// Puts offers into their listeners' queues. Those whose descriptors did not all arrive are refused, and they are the
+    /// last; so are those that nobody here can use.
     fn offered(&self, offers: Vec<Offer>, fds: Vec<OwnedFd>) {
-        let mut sockets = fds.into_iter();
-        for Offer { id, listener, peer, .. } in offers {
+        let mut fds = fds.into_iter();
+        for Offer { id, listener, peer, parcel } in offers {
+            let descriptors = parcel.descriptors();
+            let mut own: Vec<OwnedFd> = fds.by_ref().take(descriptors).collect();
+            let file = if descriptors == 2 && own.len() == 2 { own.pop() } else { None };
             let inbox = self.desk().listeners.get(&listener).cloned();
-            match (sockets.next(), inbox) {
-                (Some(socket), Some(inbox)) => {
-                    self.queued.fetch_add(1, Ordering::Relaxed);
-                    inbox.push(Incoming { id, socket, peer });
-                    inbox.waiters.wake();
-                }
-                (socket, _) => {
+            let (Some(socket), Some(inbox), true) = (own.pop(), inbox, file.is_some() == (descriptors == 2)) else {
+                drop(own);
+                decline(self.board(), id);
+                continue;
+            };
+            let load = match parcel::unpack(parcel, file) {
+                Ok(load) => load,
+                Err(error) => {
+                    tracing::debug!(%error, %listener, "parcel refused");
                     drop(socket);
                     decline(self.board(), id);
+                    continue;
                 }
+            };
+            self.queued.fetch_add(1, Ordering::Relaxed);
+            match inbox.push(Incoming { id, listener, socket, peer }, load) {
+                Ok(()) => inbox.waiters.wake(),
+                Err(useless) => self.give_back(vec![useless]),
             }
         }
         self.release_revoked();
@@ -193,7 +212,8 @@ impl Link {
         }
     }
 
-    fn drain(&self) {
+    fn drain(&self, orders: Orders) {
+        self.order(orders);
         self.begin_end(Cause::Drain);
         for inbox in self.inboxes() {
             inbox.copy.drain();
@@ -212,6 +232,8 @@ enum Broken {
     Version(u16),
     #[error("it answered question {0}, which nobody asked")]
     Answer(u32),
+    #[error("it answered handover {}, which is not under way", .0.0)]
+    Handover(HandoverId),
 }
 
 /// The error that a plain bind gives.

@@ -7,22 +7,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::ages::{Age, Ages};
+use super::handovers::{UnderWay, Unsent};
 use super::index::{Index, Indices};
+use super::orders::Orders;
 use super::port::{Inbox, Incoming, Port};
 use super::state::{Cause, Left, State, Step};
 use crate::address::ListenAddress;
 use crate::board::{self, WorkerBoard};
 use crate::channel::Channel;
 use crate::id::ListenerId;
-use crate::message::{NEWEST, OLDEST, ToMaster};
+use crate::message::{HandoverId, MAX_HANDOVERS, NEWEST, OLDEST, ToMaster};
 use crate::sys::blank;
 
 /// How many messages may wait for room in the channel before `bind` fails. The master reads its channels at once; what
@@ -52,7 +54,7 @@ impl Default for Terms {
 pub(crate) struct Link {
     pub(super) channel: Channel,
     board: WorkerBoard,
-    pub(super) state: watch::Sender<State>,
+    pub(crate) state: watch::Sender<State>,
     ages: Ages,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
     /// is read to its end, one for what may be in there.
@@ -75,6 +77,10 @@ pub(crate) struct Link {
     drain_watched: AtomicBool,
     /// Whether the polls of `accept` have nothing more to say: the worker is ready, or says so by hand.
     accept_noted: AtomicBool,
+    /// Room for handovers; closed when the master is lost.
+    pub(super) handover_room: Arc<Semaphore>,
+    /// Whether the soft deadline has come.
+    pub(super) softened: watch::Sender<bool>,
 }
 
 /// What has been asked, said and answered.
@@ -87,7 +93,20 @@ pub(super) struct Desk {
     pub(super) pending: HashMap<u32, Asked>,
     pub(super) listeners: HashMap<ListenerId, Arc<Inbox>>,
     /// What waits for room in the channel.
-    outbox: VecDeque<ToMaster>,
+    pub(super) outbox: VecDeque<Outgoing>,
+    /// What `Drain` said.
+    pub(super) orders: Option<Orders>,
+    pub(super) last_handover: u64,
+    pub(super) handovers: HashMap<HandoverId, UnderWay>,
+    /// Handovers that the channel did not take; the driver gives them back.
+    pub(super) unsent: Vec<Unsent>,
+}
+
+/// A message that goes out, with its descriptors, which are closed once it is sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) message: ToMaster,
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 /// How far the worker is with saying that it is ready.
@@ -129,6 +148,8 @@ impl Link {
             silent: blank::silent()?,
             drain_watched: AtomicBool::new(false),
             accept_noted: AtomicBool::new(false),
+            handover_room: Arc::new(Semaphore::new(MAX_HANDOVERS)),
+            softened: watch::Sender::new(false),
         };
         let (oldest, newest) = (OLDEST, NEWEST);
         link.send(&mut link.desk(), ToMaster::Hello { oldest, newest });
@@ -191,7 +212,7 @@ impl Link {
             desk.listeners.remove(&listener)
         };
         if let Some(inbox) = inbox {
-            self.give_back(inbox.take_all());
+            self.give_back(inbox.close());
             self.settle();
         }
         self.wake_unready();
@@ -258,7 +279,7 @@ impl Link {
     }
 
     /// Notes that the application watches for the drain, so that its main future ends by itself.
-    pub(super) fn watch_drain(&self) -> watch::Receiver<State> {
+    pub(crate) fn watch_drain(&self) -> watch::Receiver<State> {
         self.drain_watched.store(true, Ordering::Relaxed);
         self.state.subscribe()
     }
@@ -303,7 +324,8 @@ impl Link {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn give_back(&self, offers: Vec<Incoming>) {
+    /// Gives back offers that nobody takes.
+    pub(crate) fn give_back(&self, offers: Vec<Incoming>) {
         for offer in offers {
             offer.give_back(&self.board);
             self.picked();
@@ -380,31 +402,43 @@ impl Link {
 
     /// Sends a message, or keeps it until the channel has room.
     pub(super) fn send(&self, desk: &mut Desk, message: ToMaster) {
-        desk.outbox.push_back(message);
-        if !self.flush_from(desk) {
+        self.send_out(desk, Outgoing { message, fds: Vec::new() });
+    }
+
+    /// As [`send`](Self::send), with descriptors.
+    pub(super) fn send_out(&self, desk: &mut Desk, outgoing: Outgoing) {
+        desk.outbox.push_back(outgoing);
+        if !self.flush_from(desk) || !desk.unsent.is_empty() {
             self.kick.notify_one();
         }
     }
 
     /// Sends what waits. `false` when something is left: the channel is full, or the system has no room for a while.
     pub(super) fn flush(&self) -> bool {
-        self.flush_from(&mut self.desk())
+        let flushed = self.flush_from(&mut self.desk());
+        self.return_unsent();
+        flushed
     }
 
     fn flush_from(&self, desk: &mut Desk) -> bool {
-        const NONE: &[BorrowedFd<'_>] = &[];
-        while let Some(message) = desk.outbox.front() {
-            match self.channel.send(message, NONE) {
+        while let Some(Outgoing { message, fds }) = desk.outbox.front() {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match self.channel.send(message, &fds) {
                 Ok(()) => drop(desk.outbox.pop_front()),
                 // The next beat tries again, if the channel's own readiness does not.
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::QuotaExceeded) => {
                     return false;
                 }
-                // The master has gone: whoever reads the channel, or watches it, learns that as well.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => desk.outbox.clear(),
+                // The master has gone: whoever reads the channel, or watches it, learns that as well, and gives back what
+                // is kept here.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    desk.outbox.retain(|outgoing| !outgoing.fds.is_empty());
+                    return true;
+                }
                 Err(error) => {
                     tracing::warn!(%error, ?message, "message to the master dropped");
-                    desk.outbox.pop_front();
+                    let dropped = desk.outbox.pop_front();
+                    desk.unsent.extend(dropped.and_then(|dropped| Unsent::new(dropped, error)));
                 }
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! - `state`: what the worker may do, one enum;
 //! - `link`, `dispatch`: what was asked, said and counted, and how the master's messages are obeyed; synchronous;
+//! - `handovers`: what was handed over and whose outcome is not known; `orders`: what `Drain` allows;
 //! - `driver`: the task that reads the channel; `watch`, `deadlines`: the thread that keeps time and sees the master go;
 //! - `port`, `copy`, `waiters`, `index`: one listener as the worker holds it;
 //! - `tie`: one connection in the worker's count; `ages`: which of them is the oldest; `activity`: which is in a request;
@@ -15,8 +16,10 @@ pub(crate) mod copy;
 mod deadlines;
 mod dispatch;
 mod driver;
+pub(crate) mod handovers;
 mod index;
 pub(crate) mod link;
+mod orders;
 pub(crate) mod port;
 mod process;
 pub(crate) mod state;
@@ -127,6 +130,43 @@ impl Worker {
     /// Whether the worker drains, or its master is lost: it accepts nothing more.
     pub fn is_draining(&self) -> bool {
         self.link().is_some_and(|link| link.state().step().is_some())
+    }
+
+    /// Resolves as soon as the worker drains, or its master is lost: earlier than [`draining`](Self::draining), which waits
+    /// for first reads. For a program that hands connections over: they need no first read here. Never without a master.
+    pub fn drain_begins(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let watched = self.link().map(|link| link.state.subscribe());
+        async move {
+            if let Some(mut state) = watched
+                // As in `draining`.
+                && state.wait_for(|state| state.step().is_some()).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        }
+    }
+
+    /// Whether the worker drains and others may take its connections over. It is `false` at a stop, when the master is
+    /// lost, and as long as the worker does not drain.
+    pub fn has_successor(&self) -> bool {
+        self.is_draining() && self.link().is_some_and(|link| link.has_successor())
+    }
+
+    /// Resolves at the soft deadline of a drain: what is idle and could not be handed over is to be closed gently now, so
+    /// that the worker ends before it is killed. When the master is lost, that is at half of the time that is left. Never
+    /// without a master.
+    pub fn soft_deadline(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let watched = self.link().map(|link| link.softened.subscribe());
+        async move {
+            if let Some(mut softened) = watched
+                // As in `draining`.
+                && softened.wait_for(|softened| *softened).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        }
     }
 
     /// Resolves when a draining worker has no stream and no guard left and has told its master. The process ends then,

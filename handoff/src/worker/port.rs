@@ -1,15 +1,20 @@
-//! One listener as the worker holds it: the offers that wait for `accept`, and its copy of a shared socket.
+//! One listener as the worker holds it: the offers that wait for `accept` and for its handle of resumed connections, and its
+//! copy of a shared socket.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
 
 use super::copy::Shared;
 use super::index::Index;
 use super::link::Link;
 use super::waiters::Waiters;
 use crate::board::{OfferId, WorkerBoard};
+use crate::handover::{Load, State};
 use crate::id::ListenerId;
 use crate::name::SocketName;
 
@@ -25,17 +30,31 @@ pub(crate) struct Port {
 
 /// What comes in for one listener. The link and the application hold it.
 pub(crate) struct Inbox {
-    queue: Mutex<VecDeque<Incoming>>,
+    queues: Mutex<Queues>,
     /// Those who wait in `accept` or `recv`. They are woken when an offer comes and when the worker's state changes.
     pub(crate) waiters: Waiters,
     /// The worker's copy of the socket, if it is shared.
     pub(crate) copy: Arc<dyn Shared>,
 }
 
+/// The offers that nobody took yet.
+#[derive(Debug, Default)]
+struct Queues {
+    /// For `accept`, with what was read of them.
+    fresh: VecDeque<(Incoming, Bytes)>,
+    /// Those with a state.
+    resumed: VecDeque<(Incoming, State)>,
+    /// The states that the application knows, while it has a handle for them.
+    versions: Option<RangeInclusive<u32>>,
+    /// Whether the listener was dropped.
+    closed: bool,
+}
+
 /// An offered connection that nobody took yet.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) id: OfferId,
+    pub(crate) listener: ListenerId,
     pub(crate) socket: OwnedFd,
     pub(crate) peer: SocketName,
 }
@@ -60,9 +79,14 @@ impl Port {
         &self.inbox.waiters
     }
 
-    /// The oldest offer. It still counts as waiting until [`Link::picked`].
-    pub(crate) fn pop(&self) -> Option<Incoming> {
-        self.inbox.queue().pop_front()
+    /// What comes in.
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// The listener's id.
+    pub(crate) fn id(&self) -> ListenerId {
+        self.id
     }
 }
 
@@ -74,32 +98,88 @@ impl Drop for Port {
 
 impl Inbox {
     pub(crate) fn new(copy: Arc<dyn Shared>) -> Self {
-        Self { queue: Mutex::default(), waiters: Waiters::default(), copy }
+        Self { queues: Mutex::default(), waiters: Waiters::default(), copy }
     }
 
-    pub(super) fn push(&self, incoming: Incoming) {
-        self.queue().push_back(incoming);
+    /// Puts an offer where it belongs, or gives it back: nobody here knows the version of its state, or the listener was
+    /// dropped.
+    pub(super) fn push(&self, incoming: Incoming, load: Load) -> Result<(), Incoming> {
+        let mut queues = self.queues();
+        let knows = |version| queues.versions.as_ref().is_some_and(|versions| versions.contains(&version));
+        match load {
+            _ if queues.closed => return Err(incoming),
+            Load::Unread(bytes) => queues.fresh.push_back((incoming, bytes)),
+            Load::State(state) if knows(state.version) => queues.resumed.push_back((incoming, state)),
+            Load::State(_) => return Err(incoming),
+        }
+        Ok(())
+    }
+
+    /// The oldest offer for `accept`, with what was read of it. It still counts as waiting until [`Link::picked`].
+    pub(crate) fn pop(&self) -> Option<(Incoming, Bytes)> {
+        self.queues().fresh.pop_front()
+    }
+
+    /// The oldest offer with a state, as [`pop`](Self::pop).
+    pub(crate) fn pop_resumed(&self) -> Option<(Incoming, State)> {
+        self.queues().resumed.pop_front()
+    }
+
+    /// Takes offers with states of these versions from now on. `false`: somebody does already.
+    pub(crate) fn resume(&self, versions: RangeInclusive<u32>) -> bool {
+        let mut queues = self.queues();
+        let free = queues.versions.is_none();
+        if free {
+            queues.versions = Some(versions);
+        }
+        free
+    }
+
+    /// Takes them no longer, and gives out what waits.
+    pub(crate) fn stop_resuming(&self) -> Vec<Incoming> {
+        let mut queues = self.queues();
+        queues.versions = None;
+        drain(&mut queues.resumed).collect()
     }
 
     /// Removes what the master has revoked.
     pub(super) fn take_revoked(&self, board: &WorkerBoard) -> Vec<Incoming> {
-        let mut queue = self.queue();
-        if !queue.iter().any(|incoming| board.is_revoked(incoming.id)) {
-            return Vec::new();
-        }
-        let (revoked, rest) = queue.drain(..).partition(|incoming| board.is_revoked(incoming.id));
-        *queue = rest;
-        Vec::from(revoked)
+        let mut queues = self.queues();
+        let Queues { fresh, resumed, .. } = &mut *queues;
+        let mut revoked = remove_revoked(fresh, board);
+        revoked.append(&mut remove_revoked(resumed, board));
+        revoked
     }
 
     /// Removes everything.
     pub(super) fn take_all(&self) -> Vec<Incoming> {
-        self.queue().drain(..).collect()
+        let mut queues = self.queues();
+        let Queues { fresh, resumed, .. } = &mut *queues;
+        drain(fresh).chain(drain(resumed)).collect()
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Incoming>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Removes everything and takes nothing more.
+    pub(super) fn close(&self) -> Vec<Incoming> {
+        self.queues().closed = true;
+        self.take_all()
     }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn drain<L>(queue: &mut VecDeque<(Incoming, L)>) -> impl Iterator<Item = Incoming> {
+    queue.drain(..).map(|(incoming, _)| incoming)
+}
+
+fn remove_revoked<L>(queue: &mut VecDeque<(Incoming, L)>, board: &WorkerBoard) -> Vec<Incoming> {
+    if !queue.iter().any(|(incoming, _)| board.is_revoked(incoming.id)) {
+        return Vec::new();
+    }
+    let (mut revoked, rest) = queue.drain(..).partition(|(incoming, _)| board.is_revoked(incoming.id));
+    *queue = rest;
+    drain::<L>(&mut revoked).collect()
 }
 
 impl Incoming {
@@ -119,6 +199,11 @@ pub(crate) fn decline(board: &WorkerBoard, id: OfferId) {
 
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox").field("queue", &self.queue().len()).finish_non_exhaustive()
+        let queues = self.queues();
+        f.debug_struct("Inbox")
+            .field("fresh", &queues.fresh.len())
+            .field("resumed", &queues.resumed.len())
+            .field("versions", &queues.versions)
+            .finish_non_exhaustive()
     }
 }

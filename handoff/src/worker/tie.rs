@@ -7,21 +7,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::ages::Age;
 use super::link::Link;
 use crate::board::OfferId;
+use crate::id::ListenerId;
 
 /// One connection in the worker's count. Ends on drop.
 pub(crate) struct Tie {
     link: Arc<Link>,
+    /// The listener that it came in by.
+    listener: ListenerId,
     /// The offer that it came by; none when this process accepted it itself.
     offer: Option<OfferId>,
     unread: AtomicBool,
     age: Age,
+    /// Whether others may have a copy, for it was handed over and came back.
+    passed: bool,
 }
 
 impl Tie {
     /// Counts a connection. Called while the worker's state is held, so that no drain can pass between.
-    pub(crate) fn new(link: &Arc<Link>, offer: Option<OfferId>) -> Self {
+    pub(crate) fn new(link: &Arc<Link>, listener: ListenerId, offer: Option<OfferId>) -> Self {
         let age = link.connection_begins();
-        Self { link: Arc::clone(link), offer, unread: AtomicBool::new(true), age }
+        Self { link: Arc::clone(link), listener, offer, unread: AtomicBool::new(true), age, passed: false }
     }
 
     /// Notes that the application has read from the stream, or has seen that it cannot.
@@ -32,9 +37,27 @@ impl Tie {
         }
     }
 
-    /// Whether closing the socket is not enough to end the connection, for the master may still have its copy.
+    /// Notes that the connection has come back from a handover.
+    pub(super) fn passed(&mut self) {
+        self.passed = true;
+    }
+
+    /// Whether closing the socket is not enough to end the connection, for somebody else may still have a copy.
     pub(crate) fn is_shared(&self) -> bool {
-        self.offer.is_some_and(|id| self.link.board().is_shared(id))
+        self.passed || self.shared_offer().is_some()
+    }
+
+    /// The offer, while the master may still have its copy.
+    pub(super) fn shared_offer(&self) -> Option<OfferId> {
+        self.offer.filter(|id| self.link.board().is_shared(*id))
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(super) fn listener(&self) -> ListenerId {
+        self.listener
     }
 }
 

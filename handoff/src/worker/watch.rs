@@ -35,12 +35,16 @@ fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
     loop {
         let state = *link.state();
         let (asked, busy) = (link.is_drain_watched(), link.left().work);
-        let turn = deadlines.turn(Seen { state, terms: link.terms(), asked, busy }, now());
+        let seen = Seen { state, terms: link.terms(), grace: link.orders().grace, asked, busy };
+        let turn = deadlines.turn(seen, now());
         if let Some(exit) = turn.exit {
             return exit;
         }
         if turn.beat {
             link.kick.notify_one();
+        }
+        if turn.soften {
+            link.soften();
         }
         if turn.announce {
             link.announce();

@@ -69,7 +69,7 @@ impl GenerationState {
 
 /// How long a graceful stop lets queued and offered connections find their worker: many times `steal_after`, and yet no
 /// time that anybody who stops a server minds.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// What is asked of the master.
 impl Machine {
@@ -108,6 +108,9 @@ impl Machine {
             self.roll_back(Failure::Stopped, now, actions);
         }
         self.end_pending(&Failure::Stopped, actions);
+        if was_serving {
+            self.course = Course::Settling { until: now + SETTLE };
+        }
         self.end_clearing(now, actions);
         if at_once || matches!(self.course, Course::New | Course::First) {
             let failure = match &mut self.course {
@@ -118,7 +121,6 @@ impl Machine {
             self.end_at_once(failure, now, actions);
         } else if was_serving {
             actions.push(Action::StopBegan { at_once: false });
-            self.course = Course::Settling { until: now + SETTLE };
             self.scheduler.close_intake();
             for generation in self.generations.keys() {
                 self.supervision.vacate(*generation);

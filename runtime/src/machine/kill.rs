@@ -56,6 +56,7 @@ impl Machine {
     pub(super) fn kill(&mut self, id: WorkerId, why: KillReason, now: Instant, actions: &mut Vec<Action>) {
         let state = self.supervision.get(id).map(|worker| worker.state);
         if !matches!(state, None | Some(WorkerState::Killed { .. })) {
+            self.scheduler.forsake(id);
             self.scheduler.stop(id, actions);
             self.supervision.kill(id, why, now, actions);
         }

@@ -6,9 +6,10 @@ use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::generation::Course;
 use super::listeners::Admission;
+use super::master::LONGEST;
 use super::orders::Flow;
 use super::reload::{self, Duty};
-use super::{Action, Exit, Failure, KillReason, Machine, RequestId, Spread, WorkerState};
+use super::{Action, Exit, Failure, KillReason, Machine, RequestId, WorkerState};
 
 impl Machine {
     pub(super) fn worker_ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
@@ -99,6 +100,7 @@ impl Machine {
                     | WorkerState::Leaving { .. }
             )
         );
+        self.scheduler.forsake(id);
         if serves {
             self.scheduler.stop(id, actions);
             self.supervision.silence(id, now);
@@ -179,11 +181,9 @@ impl Machine {
                 self.rescue(listener, actions);
             }
             match self.listeners.asked(id, listener, claimant) {
-                Admission::Granted(spread) => {
+                Admission::Granted => {
                     actions.push(Action::AnswerListen { worker: id, request, listener });
-                    if spread == Spread::Offered {
-                        self.scheduler.add_use(id, listener);
-                    }
+                    self.scheduler.add_use(id, listener);
                 }
                 Admission::InUse => actions.push(Action::RefuseListen { worker: id, request, listener }),
                 Admission::Unknown => {}
@@ -272,9 +272,10 @@ impl Machine {
         }
     }
 
+    /// The worker takes nothing more and finishes what it has; whoever stays may take that over, unless the master stops.
     pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         self.scheduler.stop(worker, actions);
-        self.supervision.drain(worker, now, actions);
+        self.supervision.drain(worker, !self.is_stopping(), LONGEST, now, actions);
     }
 
     pub(super) fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {

@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
-use super::Spread;
-
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     held: BTreeMap<ListenerId, Listener>,
@@ -19,7 +17,6 @@ pub(super) struct Listeners {
 
 #[derive(Debug)]
 struct Listener {
-    spread: Spread,
     /// The generations whose settings name it.
     named_by: BTreeSet<Generation>,
     users: BTreeSet<WorkerId>,
@@ -35,7 +32,7 @@ impl Listener {
 /// What a worker's `Listen` meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    Granted(Spread),
+    Granted,
     /// When this worker uses the listener already.
     InUse,
     /// When the master does not hold such a listener.
@@ -43,8 +40,8 @@ pub(super) enum Admission {
 }
 
 impl Listeners {
-    pub(super) fn bound(&mut self, listener: ListenerId, spread: Spread) {
-        let bound = Listener { spread, named_by: BTreeSet::new(), users: BTreeSet::new(), claims: BTreeSet::new() };
+    pub(super) fn bound(&mut self, listener: ListenerId) {
+        let bound = Listener { named_by: BTreeSet::new(), users: BTreeSet::new(), claims: BTreeSet::new() };
         self.held.entry(listener).or_insert(bound);
     }
 
@@ -70,7 +67,7 @@ impl Listeners {
             return Admission::Unknown;
         };
         asked.claims.extend(claimant);
-        if asked.users.insert(worker) { Admission::Granted(asked.spread) } else { Admission::InUse }
+        if asked.users.insert(worker) { Admission::Granted } else { Admission::InUse }
     }
 
     /// The worker closed the listener; `others` are the workers that share its slot.

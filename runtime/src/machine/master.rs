@@ -11,13 +11,10 @@ use super::generation::Course;
 use super::listeners::Listeners;
 use super::orders::Flow;
 use super::recycling::Measuring;
-use super::scheduler::Scheduler;
+use super::scheduler::{Given, Scheduler};
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
-use super::{
-    Action, Care, Delay, Event, GenerationState, KillReason, ReloadView, RestingView, Settings, Spread, Ticket,
-    WorkerView,
-};
+use super::{Action, Care, Delay, Event, GenerationState, ReloadView, RestingView, Settings, Ticket, WorkerView};
 
 /// Everything that the master decides.
 #[derive(Debug)]
@@ -153,6 +150,9 @@ impl Machine {
             Event::ListenerBound { listener, .. } => !self.listeners.holds(*listener),
             Event::ListenAsked { listener, .. } => self.listeners.holds(*listener),
             Event::Accepted { connection, .. } => !self.scheduler.knows(*connection),
+            Event::HandedOver { worker, connection, .. } => {
+                !self.scheduler.knows(*connection) || self.scheduler.is_taken_by(*worker, *connection)
+            }
             Event::OfferFailed { worker, connection } => self.scheduler.is_on_offer(*worker, *connection),
             _ => true,
         }
@@ -197,6 +197,9 @@ impl Machine {
     fn feed_traffic(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) -> bool {
         match *event {
             Event::Accepted { listener, connection } => self.scheduler.accepted(listener, connection, actions),
+            Event::HandedOver { worker, handover, listener, connection } => {
+                self.scheduler.handed_over(Given { by: worker, handover }, listener, connection, actions);
+            }
             Event::AcceptExhausted => self.scheduler.exhausted(now),
             Event::Settled { worker, connection, how } => {
                 self.scheduler.settled(worker, connection, how, now, actions);
@@ -235,7 +238,7 @@ impl Machine {
             Event::ScaleAsked { to } => self.scale_asked(to),
             Event::PauseAsked => self.pause_all(now, actions),
             Event::ResumeAsked => self.resume_all(now, actions),
-            Event::KillAsked { worker } => self.kill(worker, KillReason::Asked, now, actions),
+            Event::KillAsked { worker } => self.kill_asked(worker, now, actions),
             Event::Measured { worker, memory, taken } => self.measured(worker, memory, taken),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
             Event::WorkerIncompatible { worker, reason } => self.worker_incompatible(worker, reason, now, actions),
@@ -246,18 +249,17 @@ impl Machine {
             Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
             Event::ListenerBound { listener, spread, configured } => {
-                self.listeners.bound(listener, spread);
+                self.listeners.bound(listener);
                 if configured && let Some(generation) = self.being_prepared() {
                     self.listeners.name(listener, generation);
                 }
-                if spread == Spread::Offered {
-                    self.scheduler.open(listener);
-                }
+                self.scheduler.open(listener, spread);
             }
             Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
             Event::Looked { listener, awaited } => self.looked(listener, awaited, now),
             Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
             Event::Accepted { .. }
+            | Event::HandedOver { .. }
             | Event::AcceptExhausted
             | Event::Settled { .. }
             | Event::OfferFailed { .. }

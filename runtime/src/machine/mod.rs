@@ -63,6 +63,10 @@ pub(crate) struct Ticket(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestId(pub(crate) u32);
 
+/// A worker's name for one of its handovers; it is not used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HandoverId(pub(crate) u64);
+
 /// How a listener's connections reach the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spread {
@@ -121,7 +125,7 @@ pub(crate) enum Event {
     PauseAsked,
     /// When somebody asked that the workers take connections again.
     ResumeAsked,
-    /// When somebody asked for the end of one worker, at once. It is replaced as after a crash.
+    /// When somebody asked for the end of one worker. It is replaced as after a crash.
     KillAsked { worker: WorkerId },
 
     /// When the process of `Action::Spawn` could not be started. No `WorkerExited` follows.
@@ -154,6 +158,9 @@ pub(crate) enum Event {
 
     /// When the master accepted a connection.
     Accepted { listener: ListenerId, connection: ConnectionId },
+    /// When a worker gave a live connection away. It is a new one to the machine, or that very one which this worker took and
+    /// of which the master still has its copy.
+    HandedOver { worker: WorkerId, handover: HandoverId, listener: ListenerId, connection: ConnectionId },
     /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
     AcceptExhausted,
     /// When an offer changed hands.
@@ -181,8 +188,9 @@ pub(crate) enum Action {
     Activate { worker: WorkerId },
     /// Tell a worker to accept nothing more and to keep what it has, until it is activated again or drains.
     Pause { worker: WorkerId },
-    /// Tell a worker to drain. It is killed at the deadline if it still lives.
-    Drain { worker: WorkerId, deadline: Instant },
+    /// Tell a worker to drain, and whether others may take its connections over. It is killed at the deadline if it still
+    /// lives.
+    Drain { worker: WorkerId, deadline: Instant, successor: bool },
     /// A dead worker has nothing unsettled left: drop its board and channel. Comes once for each `WorkerExited`, never
     /// after `SpawnFailed`.
     Forget { worker: WorkerId },
@@ -217,11 +225,15 @@ pub(crate) enum Action {
     /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
     /// switching on.
     Ring { worker: WorkerId, on: bool },
-    /// Free the word of an offer that the worker refused, or took: then it comes after `Close` of that connection.
+    /// Free the word of an offer that the worker refused; or took, after `Close` of that connection; or gave away since.
     /// Words of a dead worker are not freed: `Forget` drops its board.
     FreeWord { worker: WorkerId, connection: ConnectionId },
     /// Close the master's copy of a connection.
     Close { connection: ConnectionId },
+    /// Tell a worker that a connection which it handed over has another owner.
+    TellMoved { worker: WorkerId, handover: HandoverId },
+    /// Give a connection that nobody could take back to the worker that handed it over, and close the master's copy.
+    Return { worker: WorkerId, handover: HandoverId, connection: ConnectionId },
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
 
@@ -379,6 +391,10 @@ pub(crate) struct Counters {
     pub(crate) refused: u64,
     /// How many of them the master revoked.
     pub(crate) revoked: u64,
+    /// How many connections of this worker moved to others.
+    pub(crate) given: u64,
+    /// How many of those that it took were moved to it.
+    pub(crate) received: u64,
 }
 
 /// One worker, for `everport status`.

@@ -1,7 +1,7 @@
 //! What an operator orders beside reloads and stops: how many workers there are, whether they take connections, the end of
 //! one of them. Each order may be given again at any time, and then changes nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everport_handoff::id::WorkerId;
 
@@ -25,7 +25,26 @@ pub(super) enum Flow {
     Paused,
 }
 
+/// How long a worker that an operator wants killed may hand over what it has: as long as one that works well needs for
+/// thousands of connections.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
+
 impl Machine {
+    /// Somebody wants the end of this worker. One that serves hands over first what it can.
+    pub(super) fn kill_asked(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        match self.supervision.get(id).map(|worker| worker.state) {
+            Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. })
+                if !self.is_stopping() =>
+            {
+                self.supervision.give_up_slot(id, now, actions);
+                self.scheduler.stop(id, actions);
+                self.supervision.drain(id, true, KILL_GRACE, now, actions);
+                self.fill_slots(now, actions);
+            }
+            _ => self.kill(id, KillReason::Asked, now, actions),
+        }
+    }
+
     /// Notes the wanted number of slots; [`Self::adjust`] makes it so.
     pub(super) fn scale_asked(&mut self, to: Scale) {
         let now = self.supervision.slots().count();

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
-use super::generation::Course;
+use super::generation::{Course, SETTLE};
 use super::master::LONGEST;
 use super::supervision::Worker;
 use super::watchdog::Watchdog;
@@ -306,7 +306,11 @@ impl Machine {
         if winner == old {
             self.use_settings(*before, now);
         }
-        self.course = Course::Serving { active: winner };
+        self.course = match outcome {
+            // So that nobody who drains from here on is told of a successor.
+            Outcome::RolledBack(Failure::Stopped) => Course::Settling { until: now + SETTLE },
+            _ => Course::Serving { active: winner },
+        };
         self.serve_again(winner, now, actions);
         match outcome {
             Outcome::Committed => self.clear_and_retire(loser, now, actions),

@@ -9,6 +9,8 @@
 //!                +--+----------------------+
 //! ```
 //!
+//! A connection that a worker handed over goes the same way, in every policy; see `handover`.
+//!
 //! Policy `rr`: each listener has a rotation of its workers. One that cannot take anything when its turn comes leaves the
 //! rotation, and comes back when it can, so a connection costs the same with any number of workers.
 //!
@@ -16,6 +18,7 @@
 //! that is not free is in the table of its worker. A worker never has more untaken and revoked words than its credit.
 //! Decisions follow the age of connections and the order of ids, never that of a hash.
 
+mod handover;
 mod lane;
 mod offer;
 mod settle;
@@ -27,9 +30,10 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{ListenerId, WorkerId};
 
+pub(super) use self::handover::Given;
 use self::lane::{Gate, Lane};
 use self::worker::{Channel, Pace, Seat, Standing, Word, Worker};
-use super::{Action, ConnectionId, Counters, Settings};
+use super::{Action, ConnectionId, Counters, Settings, Spread};
 
 #[derive(Debug)]
 pub(super) struct Scheduler {
@@ -64,6 +68,20 @@ struct Connection {
     refused_by: Vec<WorkerId>,
     /// How often it was held back because everybody had refused it.
     rounds: u8,
+    /// Who handed it over, until it is taken.
+    given: Option<Given>,
+}
+
+impl Connection {
+    fn new(listener: ListenerId, given: Option<Given>) -> Self {
+        let state = State::Queued;
+        Self { listener, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0, given }
+    }
+
+    /// Whether this worker can be offered the connection: it is not the one that wants to be rid of it.
+    fn fits(&self, own: ConnectionId, id: WorkerId, worker: &Worker) -> bool {
+        worker.fits(own, self.listener) && self.given.is_none_or(|given| given.by != id)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,21 +140,21 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn open(&mut self, listener: ListenerId) {
-        self.lanes.entry(listener).or_insert_with(Lane::new);
+    pub(super) fn open(&mut self, listener: ListenerId, spread: Spread) {
+        self.lanes.entry(listener).or_insert_with(|| Lane::new(spread));
     }
 
-    /// Ends every connection that waits for this listener. Those on offer may still be taken.
+    /// Ends every connection that waits for this listener, or returns it to its giver. Those on offer may still be taken.
     pub(super) fn close(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
         let Some(lane) = self.lanes.remove(&listener) else {
             return;
         };
         for connection in lane.queue {
-            self.shut_down(connection, actions);
+            self.end(connection, actions);
         }
         for (until, connection) in std::mem::take(&mut self.held) {
             match self.connections.get(&connection) {
-                Some(held) if held.listener == listener => self.shut_down(connection, actions),
+                Some(held) if held.listener == listener => self.end(connection, actions),
                 _ => self.held.push_back((until, connection)),
             }
         }
@@ -208,6 +226,7 @@ impl Scheduler {
 
     /// As `stop`; and what this worker says that it took is shut down when it has gone.
     pub(super) fn distrust(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        self.forsake(worker);
         self.retire(worker, Standing::Broken, actions);
     }
 
@@ -243,6 +262,10 @@ impl Scheduler {
 
     pub(super) fn is_on_offer(&self, worker: WorkerId, connection: ConnectionId) -> bool {
         matches!(self.word(worker, connection), Some(Word::Offered | Word::Awaited))
+    }
+
+    pub(super) fn is_taken_by(&self, worker: WorkerId, connection: ConnectionId) -> bool {
+        self.connections.get(&connection).is_some_and(|known| known.state == State::Taken { by: worker })
     }
 
     pub(super) fn room(&self, listener: ListenerId) -> usize {
@@ -290,6 +313,7 @@ impl Scheduler {
         // First: a worker that could steal gets nothing from the queues.
         self.deal_overdue(now, actions);
         while let Some(listener) = self.stirred.pop() {
+            self.return_unwanted(listener, actions);
             self.dispatch(listener, now, actions);
             self.set_gate(listener, actions);
         }

@@ -264,6 +264,11 @@ impl Supervision {
         }
     }
 
+    /// The worker is about to be killed: its slot waits for the next one as after a crash.
+    pub(super) fn give_up_slot(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.refill_after(worker, true, now, actions);
+    }
+
     /// The worker has served enough: it leaves once its replacement is ready, and not before.
     pub(super) fn replace(&mut self, id: WorkerId, now: Instant) {
         self.set_state(id, WorkerState::Leaving { since: now, drain_at: None });
@@ -279,11 +284,19 @@ impl Supervision {
         }
     }
 
-    pub(super) fn drain(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+    /// The worker drains, for no longer than `most`.
+    pub(super) fn drain(
+        &mut self,
+        worker: WorkerId,
+        successor: bool,
+        most: Duration,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(Worker { terms, .. }) = self.get(worker) {
-            let deadline = now + terms.drain_timeout;
+            let deadline = now + terms.drain_timeout.min(most);
             self.set_state(worker, WorkerState::Draining { since: now, deadline });
-            actions.push(Action::Drain { worker, deadline });
+            actions.push(Action::Drain { worker, deadline, successor });
         }
     }
 

@@ -90,6 +90,7 @@ impl Machine {
             let on_trial = self.is_on_trial(worker.generation);
             // One that never served is killed with its generation.
             if !on_trial || !matches!(worker.state, WorkerState::Ready { .. }) {
+                self.scheduler.forsake(id);
                 self.scheduler.stop(id, actions);
                 self.supervision.abort(id, now, actions);
             }

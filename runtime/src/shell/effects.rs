@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
@@ -10,11 +11,11 @@ use everport_handoff::message::{ListenFailure, Listening, ToWorker};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
 
-use super::link::{Link, Order, OrderError, Room};
+use super::link::{Cargo, Link, Order, OrderError, Room};
 use super::measure::resident_memory;
 use super::poller::Source;
 use super::records::Ended;
-use super::{Shell, records};
+use super::{Shell, clock, records};
 use crate::config::Protocol;
 use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled, Spread};
 
@@ -30,14 +31,7 @@ impl Shell {
                 self.order(worker, ToWorker::Pause.into());
                 self.pause_foreign(worker);
             }
-            Action::Drain { worker, .. } => {
-                if let Some(link) = self.links.get_mut(&worker) {
-                    link.active_at_drain = Some(link.figures().active);
-                    let grace = self.plans.of(link.identity.generation).config.drain_grace;
-                    self.order(worker, ToWorker::Drain { successor: false, grace }.into());
-                }
-                self.drain_foreign(worker);
-            }
+            Action::Drain { worker, deadline, successor } => self.drain(worker, deadline, successor),
             Action::Forget { worker } => {
                 self.links.remove(&worker);
                 self.foreigners.forget(worker);
@@ -62,6 +56,8 @@ impl Shell {
                 }
             }
             Action::Close { connection } => self.connections.close(connection),
+            Action::TellMoved { worker, handover } => self.tell_moved(worker, handover),
+            Action::Return { worker, handover, connection } => self.return_to(worker, handover, connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
@@ -90,6 +86,16 @@ impl Shell {
             Action::GenerationDrained { generation, after } => self.records.generation_drained(generation, after),
             Action::Finish { failure } => self.end = Some(failure),
         }
+    }
+
+    fn drain(&mut self, worker: WorkerId, deadline: Instant, successor: bool) {
+        if let Some(link) = self.links.get_mut(&worker) {
+            link.active_at_drain = Some(link.figures().active);
+            let time = deadline.saturating_duration_since(clock::now());
+            let grace = self.plans.of(link.identity.generation).grace(time);
+            self.order(worker, ToWorker::Drain { successor, grace }.into());
+        }
+        self.drain_foreign(worker);
     }
 
     /// How much memory these workers hold together. One that ends meanwhile holds nothing.
@@ -337,7 +343,11 @@ impl Shell {
                 None,
             ),
         };
-        self.order(worker, Order { message: ToWorker::Listening { request: request.0, answer }, fd });
+        let order = Order {
+            message: ToWorker::Listening { request: request.0, answer },
+            cargo: fd.map_or(Cargo::None, Cargo::Descriptor),
+        };
+        self.order(worker, order);
     }
 
     fn refuse_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId) {

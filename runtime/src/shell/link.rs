@@ -3,7 +3,7 @@
 //! Invariant: orders reach the worker in the order in which they were given; while one waits for room in the channel, no
 //! offer is sent.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,16 +11,21 @@ use std::time::Duration;
 use everport_handoff::board::{Figures, MasterBoard, OfferId};
 use everport_handoff::bootstrap::{Identity, MasterEnds};
 use everport_handoff::channel::Channel;
-use everport_handoff::message::{MAX_OFFERS, Offer, Parcel, ToWorker};
+use everport_handoff::message::{
+    Data, HandoverId, HandoverOutcome, MAX_HANDOVERS, MAX_OFFERS, MAX_PACKET, Offer, Parcel, ToWorker,
+};
 use everport_handoff::offer::Reading;
 
-use super::connections::Connections;
+use super::connections::{Connection, Connections};
 use super::process::Process;
 use crate::machine::{ConnectionId, Settled};
 
 /// How many orders may wait for room in one worker's channel. A worker that leaves more unread is broken: the master gives
-/// a handful in a worker's whole life, and the answers to its own questions.
-const MAX_WAITING: usize = 64;
+/// a handful in a worker's whole life, the answers to its own questions, and the outcomes of its handovers.
+const MAX_WAITING: usize = 64 + MAX_HANDOVERS;
+
+/// What an offer takes in a message at most, beside what is in its parcel.
+const OFFER_SIZE: usize = 160;
 
 /// One worker, from the spawn until everything that it held is settled.
 #[derive(Debug)]
@@ -39,6 +44,12 @@ pub(crate) struct Link {
     pub(crate) bell_copy: Option<OwnedFd>,
     /// How many connections it had when it was told to drain.
     pub(crate) active_at_drain: Option<u64>,
+    /// What it handed over and has not been told the outcome of.
+    pub(crate) handovers: HashSet<HandoverId>,
+    /// How many of its connections were lost on the way, for want of descriptors.
+    pub(crate) lost: u64,
+    /// The connections that could not be returned to it, by its own numbers.
+    pub(crate) undelivered: Vec<(HandoverId, Connection)>,
     board: MasterBoard,
     heartbeat: u64,
     offers: HashMap<ConnectionId, Placed>,
@@ -78,12 +89,31 @@ pub(crate) enum Word {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) message: ToWorker,
-    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) cargo: Cargo,
+}
+
+/// The descriptor of a message.
+#[derive(Debug)]
+pub(crate) enum Cargo {
+    None,
+    Descriptor(OwnedFd),
+    /// A connection that is returned; it is not lost if the message cannot be sent.
+    Connection(Box<Connection>),
+}
+
+impl Cargo {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::None => None,
+            Self::Descriptor(fd) => Some(fd.as_fd()),
+            Self::Connection(connection) => Some(connection.socket.as_fd()),
+        }
+    }
 }
 
 impl From<ToWorker> for Order {
     fn from(message: ToWorker) -> Self {
-        Self { message, fd: None }
+        Self { message, cargo: Cargo::None }
     }
 }
 
@@ -158,6 +188,9 @@ impl Link {
             refused: None,
             bell_copy: Some(bell_copy),
             active_at_drain: None,
+            handovers: HashSet::new(),
+            lost: 0,
+            undelivered: Vec::new(),
             board,
             heartbeat: 0,
             offers: HashMap::new(),
@@ -169,6 +202,7 @@ impl Link {
     /// Gives an order, or keeps it until the channel has room.
     pub(crate) fn order(&mut self, order: Order) -> Result<Room, OrderError> {
         if self.waiting.len() >= MAX_WAITING {
+            self.keep(order);
             return Err(OrderError::Unread);
         }
         self.waiting.push_back(order);
@@ -178,17 +212,38 @@ impl Link {
     /// Sends what waits, as far as the channel has room.
     pub(crate) fn send_waiting(&mut self) -> Result<Room, OrderError> {
         while let Some(order) = self.waiting.front() {
-            let fd = order.fd.as_ref().map(AsFd::as_fd);
-            if let Err(error) = self.channel.send(&order.message, fd.as_slice()) {
+            if let Err(error) = self.channel.send(&order.message, order.cargo.fd().as_slice()) {
                 let room = Room::after(error)?;
                 if room == Room::Closed {
-                    self.waiting.clear();
+                    self.give_up_waiting();
                 }
                 return Ok(room);
             }
             self.waiting.pop_front();
         }
         Ok(Room::Enough)
+    }
+
+    /// Nothing that waits can be sent any more.
+    pub(crate) fn give_up_waiting(&mut self) {
+        for order in std::mem::take(&mut self.waiting) {
+            self.keep(order);
+        }
+    }
+
+    /// Keeps what must not be lost of an order that cannot be given.
+    fn keep(&mut self, order: Order) {
+        if let (ToWorker::HandedOver { id, outcome: HandoverOutcome::Returned }, Cargo::Connection(connection)) =
+            (order.message, order.cargo)
+        {
+            self.undelivered.push((id, *connection));
+        }
+    }
+
+    /// The connection of this offer, and what was read from its word the last time, if it is on the board.
+    pub(crate) fn placed(&self, offer: OfferId) -> Option<(ConnectionId, Reading)> {
+        let mut offers = self.offers.iter();
+        offers.find(|(_, placed)| placed.id == offer).map(|(connection, placed)| (*connection, placed.seen))
     }
 
     /// Whether orders wait for room in the channel.
@@ -221,7 +276,7 @@ impl Link {
         let (mut most, mut unsayable) = (MAX_OFFERS, Vec::new());
         let mut room = Ok(if self.is_full() { Room::Full } else { Room::Enough });
         while matches!(room, Ok(Room::Enough)) && !rest.is_empty() {
-            let (batch, later) = rest.split_at(rest.len().min(most));
+            let (batch, later) = rest.split_at(batch_length(&rest[..rest.len().min(most)], connections));
             match self.send_batch(batch, connections) {
                 Ok(()) => rest = later,
                 // The message cannot be written, which is no fault of the worker. One by one, the offer at fault is found.
@@ -253,9 +308,10 @@ impl Link {
                 id: placed.id,
                 listener: held.listener,
                 peer: held.peer.clone(),
-                parcel: Parcel::Nothing,
+                parcel: held.parcel.clone(),
             });
             fds.push(held.socket.as_fd());
+            fds.extend(held.memfd.as_ref().map(AsFd::as_fd));
         }
         self.channel.send(&ToWorker::Offer { offers }, &fds)
     }
@@ -342,6 +398,21 @@ impl Link {
     }
 }
 
+/// How many of these offers fit into one message: one at least.
+fn batch_length(offers: &[ConnectionId], connections: &Connections) -> usize {
+    let mut room = MAX_PACKET;
+    let fits = |connection: &&ConnectionId| {
+        let inline = match connections.get(**connection).map(|held| &held.parcel) {
+            Some(Parcel::Unread(Data::Inline(bytes)) | Parcel::State { data: Data::Inline(bytes), .. }) => bytes.len(),
+            _ => 0,
+        };
+        let left = room.checked_sub(OFFER_SIZE + inline);
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    offers.iter().take_while(fits).count().max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use everport_handoff::bootstrap;
@@ -373,7 +444,7 @@ mod tests {
         let mut link = Link::new(identity, ends, [bell(), bell()], process);
         let mut connections = Connections::default();
         let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
-        let ids = peers.map(|peer| connections.keep(Connection { socket: bell(), peer, listener: ListenerId(1) }));
+        let ids = peers.map(|peer| connections.keep(Connection::new(bell(), peer, ListenerId(1))));
         for id in ids {
             assert!(link.stage(id).unwrap());
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use everport_handoff::address::ListenAddress;
 use everport_handoff::id::ListenerId;
@@ -121,6 +121,17 @@ impl Listeners {
         self.held.remove(&id);
     }
 
+    /// Whether a descriptor that came in eats into the reserve: then nothing is accepted for now.
+    pub(crate) fn is_last(&mut self, socket: &OwnedFd) -> bool {
+        self.is_short = self.is_short || number(socket) >= self.ceiling;
+        self.is_short
+    }
+
+    /// Nothing is accepted until descriptors are free again.
+    pub(crate) fn note_shortage(&mut self) {
+        self.is_short = true;
+    }
+
     /// Accepts one connection.
     pub(crate) fn accept(&mut self, id: ListenerId) -> Accept {
         let Some(listener) = self.held.get_mut(&id) else { return Accept::Empty };
@@ -136,7 +147,7 @@ impl Listeners {
                 Ok((socket, peer)) => {
                     listener.accepted += 1;
                     self.is_short = number(&socket) >= self.ceiling;
-                    let connection = Connection { socket, peer, listener: id };
+                    let connection = Connection::new(socket, peer, id);
                     return if self.is_short { Accept::Last(connection) } else { Accept::Connection(connection) };
                 }
                 Err(error) => error,

@@ -11,6 +11,7 @@ mod clock;
 mod connections;
 mod effects;
 mod foreign;
+mod handover;
 mod link;
 mod listeners;
 mod manager;

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::link::{Move, Order, Room, Talk, Word};
+use super::handover::Gift;
+use super::link::{Cargo, Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::process::Process;
@@ -167,6 +168,7 @@ impl Shell {
             self.note(Event::ChannelWritable { worker });
         }
         self.heed_room(worker, room);
+        self.keep_undelivered(worker);
     }
 
     /// Wakes the loop when the channel of a worker has room, or no longer.
@@ -206,12 +208,14 @@ impl Shell {
     }
 
     fn heed(&mut self, worker: WorkerId, received: Received<ToMaster>) {
-        let Some(link) = self.links.get_mut(&worker) else { return };
-        if !received.fds.is_empty() || received.missing > 0 {
+        let Some(link) = self.links.get(&worker) else { return };
+        let has_descriptors = matches!(received.message, ToMaster::Handover { .. });
+        if !has_descriptors && (!received.fds.is_empty() || received.missing > 0) {
             return self.broke(worker, "it sent descriptors with a message that has none".to_owned());
         }
         let agreed = link.talk == Talk::Agreed;
-        match received.message {
+        let Received { message, fds, missing } = received;
+        match message {
             ToMaster::Hello { oldest, newest } if !agreed => self.welcome(worker, oldest, newest),
             _ if !agreed => self.broke(worker, "its first message was not Hello".to_owned()),
             ToMaster::Hello { .. } => self.broke(worker, "it said Hello twice".to_owned()),
@@ -220,7 +224,10 @@ impl Shell {
             ToMaster::Ready => self.tell(worker, Word::Ready, Event::WorkerReady { worker }),
             ToMaster::Leave => self.tell(worker, Word::Leaving, Event::WorkerLeaving { worker }),
             ToMaster::Drained => self.tell(worker, Word::Drained, Event::WorkerDrained { worker }),
-            ToMaster::Handover { .. } => self.broke(worker, "it handed a connection over".to_owned()),
+            ToMaster::Handover { id, listener, peer, offer, parcel } => {
+                let gift = Gift { id, listener, peer, offer, parcel };
+                self.heed_gift(worker, gift, Received { message: (), fds, missing });
+            }
         }
     }
 
@@ -261,7 +268,7 @@ impl Shell {
             first_byte_grace: config.first_byte_grace,
             drain_timeout: config.drain_timeout,
         };
-        self.order(worker, Order { message, fd });
+        self.order(worker, Order { message, cargo: fd.map_or(Cargo::None, Cargo::Descriptor) });
     }
 
     fn listen(&mut self, worker: WorkerId, request: u32, address: &str, index: u32) {
@@ -321,6 +328,10 @@ impl Shell {
         self.hear(worker, MAX_LAST_MESSAGES);
         self.stop_listening(worker, Talk::Closed);
         self.read_board(worker);
+        if let Some(link) = self.links.get_mut(&worker) {
+            link.give_up_waiting();
+        }
+        self.keep_undelivered(worker);
         let view = self.machine.workers().find(|view| view.worker == worker);
         if let (Some(link), Some(view)) = (self.links.get(&worker), view) {
             let drains = |(generation, state)| {

@@ -115,7 +115,7 @@ async fn a_shared_listener_whose_descriptor_did_not_arrive_is_an_error_and_given
     let address = address("127.0.0.1:80");
     let answer = async {
         let ToMaster::Listen { request, .. } = master.hear().await else { panic!("not a Listen") };
-        let local = crate::name::SocketName::Inet(([127, 0, 0, 1], 80).into());
+        let local = SocketName::Inet(([127, 0, 0, 1], 80).into());
         let answer = Ok(Listening { listener: ListenerId(1), local, shared: true });
         master.say(&ToWorker::Listening { request, answer }, &[]);
     };
@@ -220,7 +220,7 @@ fn the_driver_moves_to_the_next_runtime() {
                 match channel.receive() {
                     Ok(received) => {
                         let ToMaster::Listen { request, .. } = received.message else { panic!("not a Listen") };
-                        let local = crate::name::SocketName::Inet(([127, 0, 0, 1], 1).into());
+                        let local = SocketName::Inet(([127, 0, 0, 1], 1).into());
                         let answer = Ok(Listening { listener: ListenerId(2), local, shared: false });
                         return channel.send(&ToWorker::Listening { request, answer }, &[]).unwrap();
                     }

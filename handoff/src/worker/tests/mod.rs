@@ -2,9 +2,13 @@
 
 mod binding;
 mod draining;
+mod handover;
 mod lost;
 mod offers;
+mod parcels;
+mod resumed;
 mod shared;
+mod unread;
 
 use std::future::Future;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
@@ -21,9 +25,12 @@ use super::link::Link;
 use crate::address::ListenAddress;
 use crate::board::{self, MasterBoard, OfferId, WorkerBoard};
 use crate::bootstrap::Identity;
-use crate::channel::{Channel, ReceiveError};
+use crate::channel::{Channel, ReceiveError, Received};
 use crate::id::{Generation, ListenerId, Slot, WorkerId};
-use crate::message::{ListenFailure, Listening, NEWEST, Offer, ToMaster, ToWorker};
+use crate::message::{
+    HandoverId, HandoverOutcome, ListenFailure, Listening, NEWEST, Offer, Parcel, ToMaster, ToWorker,
+};
+use crate::name::SocketName;
 use crate::net::TcpListener;
 use crate::offer::Reading;
 use crate::sys::readiness;
@@ -92,17 +99,26 @@ impl Master {
 
     /// The worker's next message.
     async fn hear(&self) -> ToMaster {
+        self.receive().await.message
+    }
+
+    /// The worker's next message, with its descriptors.
+    async fn receive(&self) -> Received<ToMaster> {
         loop {
-            if let Some(message) = self.heard() {
-                return message;
+            if let Some(received) = self.received() {
+                return received;
             }
             self.readable.readable().await.unwrap().clear_ready();
         }
     }
 
     fn heard(&self) -> Option<ToMaster> {
+        self.received().map(|received| received.message)
+    }
+
+    fn received(&self) -> Option<Received<ToMaster>> {
         match self.channel.receive() {
-            Ok(received) => Some(received.message),
+            Ok(received) => Some(received),
             Err(ReceiveError::Empty) => None,
             Err(error) => panic!("{error}"),
         }
@@ -113,7 +129,7 @@ impl Master {
         let ToMaster::Listen { request, address, index } = self.hear().await else { panic!("not a Listen") };
         let answer = Listening {
             listener: ListenerId(listener),
-            local: crate::name::SocketName::Inet(([127, 0, 0, 1], 8000).into()),
+            local: SocketName::Inet(([127, 0, 0, 1], 8000).into()),
             shared: shared.is_some(),
         };
         self.say(&ToWorker::Listening { request, answer: Ok(answer) }, shared.as_slice());
@@ -143,6 +159,35 @@ impl Master {
         id
     }
 
+    /// Offers a connection that another worker has handed over, with its descriptors.
+    fn offer_moved(&mut self, peer: SocketName, parcel: Parcel, fds: &[OwnedFd]) -> OfferId {
+        let id = self.board.offer().unwrap().unwrap();
+        let offer = Offer { id, listener: ListenerId(1), peer, parcel };
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        self.say(&ToWorker::Offer { offers: vec![offer] }, &fds);
+        id
+    }
+
+    /// The next handover; whether the worker is ready is of no interest before it.
+    async fn hear_handover(&self) -> Handover {
+        loop {
+            let Received { message, fds, .. } = self.receive().await;
+            match message {
+                ToMaster::Handover { id, listener, peer, offer, parcel } => {
+                    assert_eq!((listener, fds.len()), (ListenerId(1), parcel.descriptors()));
+                    return Handover { id, peer, offer, parcel, fds };
+                }
+                message => assert_eq!(message, ToMaster::Ready),
+            }
+        }
+    }
+
+    /// Says how a handover ended.
+    fn end(&self, id: HandoverId, outcome: HandoverOutcome, fds: &[OwnedFd]) {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().take(1).map(AsFd::as_fd).collect();
+        self.say(&ToWorker::HandedOver { id, outcome }, &fds);
+    }
+
     /// What the worker makes of an offer that reads `from` now.
     async fn moved(&self, id: OfferId, from: Reading) -> Reading {
         loop {
@@ -159,12 +204,7 @@ impl Master {
     /// Returns when the worker has obeyed everything that was said: it refuses an offer that comes after it.
     async fn sync(&mut self) {
         let id = self.board.offer().unwrap().unwrap();
-        let offer = Offer {
-            id,
-            listener: NOBODYS,
-            peer: crate::name::SocketName::Unnamed,
-            parcel: crate::message::Parcel::Nothing,
-        };
+        let offer = Offer { id, listener: NOBODYS, peer: SocketName::Unnamed, parcel: Parcel::Nothing };
         self.say(&ToWorker::Offer { offers: vec![offer] }, &[]);
         assert_eq!(self.moved(id, Reading::Offered).await, Reading::Refused);
         self.board.free(id);
@@ -177,6 +217,15 @@ impl Master {
     }
 }
 
+/// A handover as the master hears it.
+struct Handover {
+    id: HandoverId,
+    peer: SocketName,
+    offer: Option<OfferId>,
+    parcel: Parcel,
+    fds: Vec<OwnedFd>,
+}
+
 impl Connection {
     fn new() -> Self {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
@@ -187,7 +236,7 @@ impl Connection {
     }
 
     fn as_offer(&self, id: OfferId, listener: ListenerId) -> Offer {
-        Offer { id, listener, peer: self.client.local_addr().unwrap().into(), parcel: crate::message::Parcel::Nothing }
+        Offer { id, listener, peer: self.client.local_addr().unwrap().into(), parcel: Parcel::Nothing }
     }
 
     /// Whether the client sees the end of the connection, now.

@@ -103,12 +103,7 @@ async fn a_connection_that_makes_no_stream_is_refused() {
     let (mut master, _link, listener) = Master::active().await;
     let id = master.board.offer().unwrap().unwrap();
     // A client's address of another kind than the listener's.
-    let offer = Offer {
-        id,
-        listener: ListenerId(1),
-        peer: crate::name::SocketName::Unnamed,
-        parcel: crate::message::Parcel::Nothing,
-    };
+    let offer = Offer { id, listener: ListenerId(1), peer: SocketName::Unnamed, parcel: Parcel::Nothing };
     let connection = Connection::new();
     master.say(&ToWorker::Offer { offers: vec![offer] }, &[connection.server.as_fd()]);
     listener.accept().await.unwrap_err();
@@ -149,7 +144,7 @@ async fn each_listener_has_its_own_offers() {
     let address = address("unix:/run/app.sock");
     let (second, _) = tokio::join!(UnixListener::bind_by(&link, &address), async {
         let ToMaster::Listen { request, .. } = master.hear().await else { panic!("not a Listen") };
-        let local = crate::name::SocketName::Path("/run/app.sock".into());
+        let local = SocketName::Path("/run/app.sock".into());
         let answer = Ok(Listening { listener: ListenerId(2), local, shared: false });
         master.say(&ToWorker::Listening { request, answer }, &[]);
     });
@@ -159,12 +154,7 @@ async fn each_listener_has_its_own_offers() {
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
     server.set_nonblocking(true).unwrap();
     let id = master.board.offer().unwrap().unwrap();
-    let offer = Offer {
-        id,
-        listener: ListenerId(2),
-        peer: crate::name::SocketName::Unnamed,
-        parcel: crate::message::Parcel::Nothing,
-    };
+    let offer = Offer { id, listener: ListenerId(2), peer: SocketName::Unnamed, parcel: Parcel::Nothing };
     master.say(&ToWorker::Offer { offers: vec![offer] }, &[server.as_fd()]);
     let (mut stream, peer) = second.accept().await.unwrap();
     assert!(peer.is_unnamed());

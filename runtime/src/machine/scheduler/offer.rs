@@ -34,9 +34,7 @@ impl Scheduler {
         if self.knows(connection) {
             return;
         }
-        let state = State::Queued;
-        let accepted = Connection { listener, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0 };
-        self.connections.insert(connection, accepted);
+        self.connections.insert(connection, Connection::new(listener, None));
         self.enqueue(connection, actions);
         if let Intake::Open { pause } = &mut self.intake {
             *pause = INTAKE_PAUSE;
@@ -79,6 +77,7 @@ impl Scheduler {
             let pick = self.pick(listener, connection);
             if let (Some(lane), Pick::Worker(_) | Pick::Unfit) = (self.lanes.get_mut(&listener), &pick) {
                 lane.queue.pop_front();
+                lane.given.remove(&connection);
             }
             match pick {
                 Pick::Worker(worker) => self.offer(connection, worker, now, actions),
@@ -92,7 +91,9 @@ impl Scheduler {
         let Some(lane) = self.lanes.get_mut(&listener) else {
             return Pick::Nobody;
         };
-        let refused_by = self.connections.get(&connection).map_or(&[][..], |waiting| &waiting.refused_by);
+        let Some(waiting) = self.connections.get(&connection) else {
+            return Pick::Nobody;
+        };
         let mut pick = Pick::Nobody;
         for _ in 0..lane.rotation.len() {
             let Some(next) = lane.rotation.pop_front() else {
@@ -107,7 +108,7 @@ impl Scheduler {
                 continue;
             }
             lane.rotation.push_back(next);
-            if worker.fits(connection, listener) && !refused_by.contains(&next) {
+            if waiting.fits(connection, next, worker) && !waiting.refused_by.contains(&next) {
                 return Pick::Worker(next);
             }
             pick = Pick::Unfit;
@@ -145,9 +146,10 @@ impl Scheduler {
             Some(lane) => {
                 returned.state = State::Queued;
                 lane.enqueue(connection);
+                lane.given.extend(returned.given.map(|_| connection));
                 self.stirred.push(returned.listener);
             }
-            None => self.shut_down(connection, actions),
+            None => self.end(connection, actions),
         }
     }
 
@@ -161,10 +163,11 @@ impl Scheduler {
             Some(lane) => {
                 held.state = State::Held;
                 lane.held += 1;
+                lane.given.extend(held.given.map(|_| connection));
                 self.stirred.push(held.listener);
                 self.held.push_back((now + HOLD, connection));
             }
-            None => self.shut_down(connection, actions),
+            None => self.end(connection, actions),
         }
     }
 
@@ -176,7 +179,7 @@ impl Scheduler {
             refused.rounds += u8::from(!refused.refused_by.is_empty());
             self.hold(connection, now, actions);
         } else {
-            self.shut_down(connection, actions);
+            self.end(connection, actions);
         }
     }
 
@@ -186,6 +189,7 @@ impl Scheduler {
             && let Some(lane) = self.lanes.get_mut(&held.listener)
         {
             lane.held -= 1;
+            lane.given.remove(&connection);
             self.stirred.push(held.listener);
         }
     }
@@ -203,7 +207,7 @@ impl Scheduler {
             let fits = self
                 .connections
                 .get(&connection)
-                .is_some_and(|held| willing.fits(connection, held.listener) && !held.refused_by.contains(&worker));
+                .is_some_and(|held| held.fits(connection, worker, willing) && !held.refused_by.contains(&worker));
             if fits {
                 self.unhold(connection);
                 self.offer(connection, worker, now, actions);
@@ -220,7 +224,7 @@ impl Scheduler {
             return 0;
         }
         let has_credit = |id| self.workers.get(id).is_some_and(|worker| worker.can_be_offered(&self.settings));
-        match self.settings.queue.saturating_sub(lane.waiting()) {
+        match self.settings.queue.saturating_sub(lane.accepted()) {
             0 => usize::from(lane.rotation.iter().any(has_credit)),
             room => room,
         }
@@ -232,7 +236,7 @@ impl Scheduler {
         let Some(lane) = self.lanes.get_mut(&listener) else {
             return;
         };
-        while lane.waiting() >= self.settings.queue
+        while lane.accepted() >= self.settings.queue
             && let Some(next) = lane.rotation.front()
             && let Some(worker) = self.workers.get_mut(next)
             && !worker.can_be_offered(&self.settings)
@@ -252,13 +256,13 @@ impl Scheduler {
         let gate = match lane.gate {
             Gate::Accepting if !open => Gate::Stopped,
             // Not before the queue is half empty, or each connection would cost an order to start and one to stop.
-            Gate::Stopped if open && lane.waiting() <= self.settings.queue / 2 => Gate::Accepting,
+            Gate::Stopped if open && lane.accepted() <= self.settings.queue / 2 => Gate::Accepting,
             unchanged => unchanged,
         };
         if gate != lane.gate {
             actions.push(match gate {
                 Gate::Accepting => Action::StartAccepting { listener },
-                Gate::Stopped => Action::StopAccepting { listener },
+                Gate::Stopped | Gate::Shared => Action::StopAccepting { listener },
             });
         }
         if let Some(lane) = self.lanes.get_mut(&listener) {

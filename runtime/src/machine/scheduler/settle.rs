@@ -43,7 +43,9 @@ impl Scheduler {
         owner.counters.taken += 1;
         owner.set_word(connection, Word::Taken);
         self.touched.push(worker);
-        if owner.standing == Standing::Dead {
+        let is_dead = owner.standing == Standing::Dead;
+        self.moved(worker, connection, actions);
+        if is_dead {
             self.free_word(worker, connection);
             self.shut_down(connection, actions);
             return;
@@ -164,6 +166,7 @@ impl Scheduler {
 
     /// The worker has gone: what it owned ends, what it had not taken returns, its revoked copies are no more.
     pub(in crate::machine) fn exited(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        self.forsake(worker);
         self.retire(worker, Standing::Dead, actions);
         let Some(dead) = self.workers.get(&worker) else {
             return;

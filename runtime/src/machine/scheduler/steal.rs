@@ -88,7 +88,7 @@ impl Scheduler {
                 continue;
             };
             let fits =
-                thieves.iter().position(|(_, worker, credit)| *credit > 0 && worker.fits(connection, overdue.listener));
+                thieves.iter().position(|(id, worker, credit)| *credit > 0 && overdue.fits(connection, *id, worker));
             if let Some(fit) = fits {
                 let (id, worker, credit) = thieves.remove(fit);
                 steals.push((connection, holder, id));
@@ -105,7 +105,7 @@ impl Scheduler {
         let wanted = worker.could_steal(&self.settings)
             && self.overdue.iter().any(|connection| {
                 let overdue = self.connections.get(connection);
-                overdue.is_some_and(|overdue| worker.fits(*connection, overdue.listener))
+                overdue.is_some_and(|overdue| overdue.fits(*connection, id, worker))
             });
         let proven = worker.is_proven(self.settings.steal_after, now);
         let Standing::Active { pace, .. } = worker.standing else {
@@ -140,7 +140,7 @@ impl Scheduler {
         let can = self.workers.get(&thief).is_some_and(|worker| {
             worker.could_steal(&self.settings)
                 && worker.credit(&self.settings) > 0
-                && worker.fits(connection, stolen.listener)
+                && stolen.fits(connection, thief, worker)
         });
         if can {
             stolen.steals += 1;

@@ -69,6 +69,8 @@ pub(super) struct Worker {
     /// When it last took, refused or released a connection, or beat.
     pub(super) life: Option<Instant>,
     pub(super) rings: bool,
+    /// Whether what it handed over can come back to it: it has not been killed, and is heard and trusted.
+    pub(super) takes_back: bool,
     pub(super) counters: Counters,
     words: BTreeMap<ConnectionId, Word>,
     tally: [usize; 4],
@@ -81,6 +83,7 @@ impl Worker {
             seats: BTreeMap::new(),
             life: None,
             rings: false,
+            takes_back: true,
             counters: Counters::default(),
             words: BTreeMap::new(),
             tally: [0; 4],

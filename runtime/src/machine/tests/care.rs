@@ -308,13 +308,3 @@ fn stop_ends_a_pause_with_everything_else() {
     world.exit(2, 0);
     assert_eq!(world.finished(), Some(&None));
 }
-
-#[test]
-fn killed_worker_is_replaced_as_after_a_crash() {
-    let mut world = World::serving();
-    world.feed(Event::KillAsked { worker: WorkerId(2) });
-    assert_eq!(world.killed(2), Some(KillReason::Asked));
-    assert_eq!(newest(&world), 3);
-    world.feed(Event::KillAsked { worker: WorkerId(2) });
-    assert_eq!(world.count(|action| matches!(action, Action::Kill { .. })), 1);
-}

@@ -5,6 +5,7 @@ mod care;
 mod clearing;
 mod configuring;
 mod generation_states;
+mod handover;
 mod listening;
 mod nonsense;
 mod offers;

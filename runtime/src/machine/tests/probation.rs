@@ -90,7 +90,7 @@ fn crash_on_probation_resumes_the_old_generation_before_the_new_one_drains() {
     assert_eq!(world.outcome(), Some(&crashed(1, 4)));
     assert_eq!(states(&world), [(1, "active"), (2, "active"), (3, "draining")]);
     let deadline = world.now + world.settings.drain_timeout;
-    let drain = position(&world, &Action::Drain { worker: WorkerId(3), deadline });
+    let drain = position(&world, &Action::Drain { worker: WorkerId(3), deadline, successor: true });
     assert!(position(&world, &Action::Activate { worker: WorkerId(2) }) < drain);
     assert_eq!(world.count(|action| matches!(action, Action::Spawn { .. })), 0);
     world.connect(2);
@@ -369,9 +369,9 @@ fn worker_that_hangs_on_probation_is_aborted_and_rolls_back() {
 #[test]
 fn worker_that_an_operator_kills_on_probation_is_replaced_and_nothing_is_rolled_back() {
     let mut world = on_probation();
-    world.feed(Event::KillAsked { worker: WorkerId(3) });
+    world.kill(3);
     world.all_ready();
-    assert_eq!(states(&world)[2..], [(4, "active"), (5, "active")]);
+    assert_eq!(states(&world)[2..], [(3, "draining"), (4, "active"), (5, "active")]);
     assert_eq!(world.outcome(), None);
 }
 

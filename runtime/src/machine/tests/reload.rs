@@ -74,7 +74,7 @@ fn new_generation_is_activated_before_the_old_one_drains() {
     assert_eq!(world.active_generation(), Some(2));
     let deadline = world.now + world.settings.drain_timeout;
     let activated = position(&world, &Action::Activate { worker: WorkerId(4) });
-    let drained = position(&world, &Action::Drain { worker: WorkerId(1), deadline });
+    let drained = position(&world, &Action::Drain { worker: WorkerId(1), deadline, successor: true });
     assert!(activated < drained);
     let ended = Action::ReloadEnded {
         generation: Generation(2),

@@ -270,7 +270,7 @@ fn draining_worker_is_killed_at_its_deadline() {
     world.reload(1);
     world.all_ready();
     let deadline = world.now + Duration::from_secs(30);
-    assert!(world.did(&Action::Drain { worker: WorkerId(1), deadline }));
+    assert!(world.did(&Action::Drain { worker: WorkerId(1), deadline, successor: true }));
     world.exit(1, 0);
     world.pass_millis(29_999);
     assert!(world.killed(2).is_none());

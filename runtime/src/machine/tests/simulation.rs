@@ -102,7 +102,8 @@ impl History {
                 let (port, clients) = (self.port(), self.random.below(6) as usize);
                 self.world.connect_to(port, clients);
             }
-            20..=44 => self.some_worker_acts(),
+            20..=39 => self.some_worker_acts(),
+            40..=44 => self.some_worker_hands_over(),
             45..=64 => {
                 let longest = if self.random.one_in(8) { 2_000 } else { 60 };
                 let millis = self.random.below(longest);
@@ -204,6 +205,27 @@ impl History {
         }
     }
 
+    /// Connections of a worker move: those that it has by an offer, and those that moved before.
+    fn some_worker_hands_over(&mut self) {
+        let workers = self.world.workers.iter();
+        let owners: Vec<_> = workers
+            .filter(|(_, process)| !process.exited && !process.is_mute && !process.owned.is_empty())
+            .map(|(worker, _)| *worker)
+            .collect();
+        let Some(worker) = self.random.pick(&owners) else { return };
+        for _ in 0..1 + self.random.below(4) {
+            let owned: Vec<_> = self.world.worker(worker.0).owned.iter().copied().collect();
+            if let Some(client) = self.random.pick(&owned) {
+                self.world.send_over(worker.0, client);
+            }
+        }
+        // What is not read now is read some time, at the latest when the worker has gone.
+        if !self.random.one_in(3) {
+            self.world.read_outbox(worker);
+        }
+        self.world.run();
+    }
+
     fn some_worker_listens(&mut self) {
         let Some(worker) = self.alive(|view| !matches!(view.state, WorkerState::Killed { .. })) else {
             return;
@@ -293,6 +315,11 @@ impl History {
                 continue;
             };
             process.memory = 0;
+            self.world.read_outbox(worker);
+            self.world.run();
+            let Some(process) = self.world.workers.get_mut(&worker).filter(|process| !process.exited) else {
+                continue;
+            };
             if process.full {
                 process.full = false;
                 self.world.feed(Event::ChannelWritable { worker });
@@ -321,9 +348,10 @@ impl History {
         let world = &self.world;
         let port_is_served = world.machine.queued(PORT) == 0 && world.backlog(PORT) == 0;
         let settled = world.workers.values().all(|process| process.board.is_empty() && !process.rings);
+        let moved = world.workers.values().all(|process| process.cut_off || process.under_way.is_empty());
         let active = |view: &WorkerView| matches!(view.state, WorkerState::Active { .. });
         let all_active = world.machine.workers().filter(active).count() == world.machine.slots() as usize;
-        port_is_served && settled && all_active && world.machine.reload() == ReloadView::None
+        port_is_served && settled && moved && all_active && world.machine.reload() == ReloadView::None
     }
 }
 
@@ -352,11 +380,13 @@ fn random_histories_keep_what_must_hold() {
     assert!(!all_of_them || rare.iter().all(|count| *count >= 5), "something hardly ever happened: {rare:?}");
 }
 
-const RARE: usize = 17;
+const RARE: usize = 19;
 
 /// The number of an action that only some histories come to.
 fn rarity(action: &Action) -> Option<usize> {
     match action {
+        Action::TellMoved { .. } => Some(17),
+        Action::Return { .. } => Some(18),
         Action::ShutOut { .. } => Some(14),
         Action::LetIn { .. } => Some(15),
         Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::NotPrepared { .. }), .. } => Some(16),

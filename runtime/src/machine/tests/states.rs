@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use everport_handoff::id::WorkerId;
 
+use super::super::orders::KILL_GRACE;
 use super::super::*;
 use super::is_in_the_architecture;
 use super::world::{Mood, World};
@@ -11,7 +12,7 @@ use super::world::{Mood, World};
 const STATES: [&str; 10] =
     ["starting", "ready", "active", "paused", "leaving", "draining", "drained", "silent", "hung", "killed"];
 
-const EVENTS: [&str; 10] = [
+const EVENTS: [&str; 11] = [
     "`Ready`",
     "`Leave`",
     "`Drained`",
@@ -20,6 +21,7 @@ const EVENTS: [&str; 10] = [
     "pause",
     "resume",
     "generation retired",
+    "kill asked",
     "deadline",
     "process exits",
 ];
@@ -53,7 +55,10 @@ fn world_with(state: &str) -> (World, u64) {
         }
         "silent" => world.feed(Event::ChannelClosed { worker: WorkerId(1) }),
         "hung" => hang(&mut world, 1),
-        "killed" => world.feed(Event::KillAsked { worker: WorkerId(1) }),
+        "killed" => {
+            world.kill(1);
+            world.pass(KILL_GRACE);
+        }
         _ => {}
     }
     if state == "drained" {
@@ -106,6 +111,7 @@ fn after(state: &str, event: &str) -> &'static str {
                 world.ready(new);
             }
         }
+        "kill asked" => world.kill(id),
         "deadline" => {
             if let Some(deadline) = world.state(id).and_then(WorkerState::deadline) {
                 world.pass(deadline - world.now);

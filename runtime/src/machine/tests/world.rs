@@ -3,6 +3,7 @@
 
 mod board;
 mod check;
+mod handover;
 mod shell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -68,6 +69,16 @@ pub(super) struct Process {
     pub(super) memory: u64,
     /// How many connections it has ever taken.
     pub(super) taken_in_all: u64,
+    /// The clients whose connections it owns.
+    pub(super) owned: BTreeSet<Client>,
+    /// What it handed over, and has not heard of yet.
+    pub(super) under_way: BTreeMap<HandoverId, Client>,
+    /// What of that the master has not read yet.
+    outbox: VecDeque<HandoverId>,
+    /// When the master cannot tell it anything any more, or does not want to.
+    pub(super) cut_off: bool,
+    /// When the master does not hear it any more.
+    pub(super) is_mute: bool,
     told: Told,
     channel: VecDeque<Message>,
     has_beaten: bool,
@@ -79,6 +90,10 @@ impl Process {
         self.board.values().filter(|word| matches!(word, Word::Taken { .. })).count()
     }
 }
+
+/// One connection as its client sees it, whatever the master calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Client(pub(super) u64);
 
 #[derive(Clone, Copy, Debug)]
 enum Message {
@@ -112,6 +127,13 @@ pub(super) struct World {
     pub(super) workers: BTreeMap<WorkerId, Process>,
     /// The connections of which the master has a copy, and their listener.
     pub(super) copies: BTreeMap<ConnectionId, ListenerId>,
+    /// Whose connection each of them is, or was.
+    clients: BTreeMap<ConnectionId, Client>,
+    /// Where the clients came in that have not been cut off.
+    connected: BTreeMap<Client, ListenerId>,
+    /// The connections that came from a worker.
+    handed_over: BTreeSet<ConnectionId>,
+    last_handover: u64,
     /// How often somebody was told the outcome.
     pub(super) tickets: BTreeMap<Ticket, usize>,
     /// Whether a killed worker exits only when it is told to.
@@ -131,6 +153,8 @@ pub(super) struct World {
     backoff: Backoff,
     /// The workers that are replaced because they have served enough.
     recycled: Vec<WorkerId>,
+    /// The workers whose end an operator asked for.
+    dismissed: BTreeSet<WorkerId>,
     last_connection: u64,
 }
 
@@ -145,6 +169,10 @@ impl World {
             log: Vec::new(),
             workers: BTreeMap::new(),
             copies: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
+            last_handover: 0,
             tickets: BTreeMap::new(),
             dies_slowly: false,
             next_spawn_fails: false,
@@ -157,6 +185,7 @@ impl World {
             offered_once: BTreeSet::new(),
             backoff: Backoff::new(settings.care),
             recycled: Vec::new(),
+            dismissed: BTreeSet::new(),
             last_connection: 0,
         }
     }
@@ -216,6 +245,10 @@ impl World {
         world.set_mood(1, Mood::Blocked);
         world.set_mood(2, Mood::Blocked);
         world
+    }
+
+    pub(super) fn kill(&mut self, worker: u64) {
+        self.feed(Event::KillAsked { worker: WorkerId(worker) });
     }
 
     pub(super) fn bind(&mut self, listener: ListenerId, spread: Spread, configured: bool) {

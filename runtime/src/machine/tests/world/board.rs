@@ -8,13 +8,16 @@ use super::{Message, Process, Told, Word, World};
 impl World {
     /// The worker reads one message of its channel, and takes or refuses what it is offered.
     pub(in crate::machine::tests) fn act(&mut self, worker: WorkerId, willing: bool) {
-        let process = self.worker(worker.0);
+        let process = self.workers.get_mut(&worker).expect("a worker that acts");
         match process.channel.pop_front() {
             None => {}
             Some(Message::AskBeat) => process.has_beaten = true,
             Some(Message::Offer(connection)) => {
                 if let Some(word) = process.board.get_mut(&connection) {
-                    process.taken_in_all += u64::from(*word == Word::Offered && willing);
+                    if *word == Word::Offered && willing {
+                        process.taken_in_all += 1;
+                        process.owned.insert(self.clients[&connection]);
+                    }
                     *word = match (*word, willing) {
                         (Word::Offered, true) => Word::Taken { read: false },
                         (Word::Offered, false) => Word::Refused { read: false },
@@ -116,6 +119,10 @@ impl World {
 
     pub(super) fn shut_down(&mut self, connection: ConnectionId) {
         let listener = self.copies.remove(&connection).expect("a copy is shut down once");
+        let client = self.clients[&connection];
+        let awaits = |process: &Process| !process.cut_off && process.under_way.values().any(|other| *other == client);
+        assert!(!self.workers.values().any(awaits), "{client:?} is cut off, but its giver would have it back");
+        self.cut_off(client);
         let owned = |process: &Process| process.board.get(&connection) == Some(&Word::Taken { read: true });
         let owner_is_dead = self.workers.values().any(|process| owned(process) && process.exited);
         let refused = self.offered_once.contains(&connection) && self.count_offers(connection) > 100;

@@ -20,7 +20,7 @@ impl World {
             let claims = words.iter().filter(|word| !matches!(word, Word::Revoked | Word::Released)).count();
             assert!(claims <= 1, "{connection:?} is with two: {words:?}");
             waiting += 1 - claims;
-            if !self.offered_once.contains(connection) {
+            if !self.offered_once.contains(connection) && !self.handed_over.contains(connection) {
                 *never_offered.entry(*listener).or_insert(0) += 1;
             }
         }
@@ -32,6 +32,7 @@ impl World {
             assert!(used <= self.settings.credit, "{id:?} has too much credit");
             assert!(process.board.len() <= self.settings.words, "{id:?} has too many words");
         }
+        self.check_owners();
         self.check_generations();
         self.check_pause();
         let replaced = |id: &&WorkerId| self.state(id.0).is_some();
@@ -54,7 +55,8 @@ impl World {
     pub(super) fn check_overlap(&self, id: WorkerId) {
         let process = &self.workers[&id];
         let serves = self.active_generation() == Some(process.generation.0) && process.slot.0 < self.machine.slots();
-        if self.recycled.contains(&id) && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
+        let is_recycled = self.recycled.contains(&id) && !self.dismissed.contains(&id);
+        if is_recycled && serves && !self.machine.is_stopping() && !self.machine.is_paused() {
             let successor = |view: WorkerView| {
                 view.generation >= process.generation
                     && view.slot == process.slot

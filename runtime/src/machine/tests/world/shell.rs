@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
 use super::super::super::*;
-use super::{Message, Mood, Plan, Port, Process, Told, Word, World};
+use super::{Client, Message, Mood, Plan, Port, Process, Told, Word, World};
 
 impl World {
     /// Feeds one event, and whatever follows from it.
@@ -18,18 +18,36 @@ impl World {
 
     pub(in crate::machine::tests) fn run(&mut self) {
         for _ in 0..100_000 {
-            if let Some(event) = self.events.pop_front() {
-                self.handle(event);
-            } else if !self.accept() && !self.let_workers_act() {
+            if self.run_events() {
+                continue;
+            }
+            if !self.accept() && !self.let_workers_act() {
                 return self.check();
             }
         }
         panic!("one instant does not end");
     }
 
+    /// Feeds what has happened, and what follows from it at once. Returns whether it was anything.
+    pub(super) fn run_events(&mut self) -> bool {
+        let mut ran = false;
+        for _ in 0..100_000 {
+            let Some(event) = self.events.pop_front() else { return ran };
+            self.handle(event);
+            ran = true;
+        }
+        panic!("the events of one instant do not end");
+    }
+
     fn handle(&mut self, event: Event) {
         match &event {
+            // What it said last is read first.
+            Event::WorkerExited { worker, .. } | Event::ChannelClosed { worker } if self.has_outbox(*worker) => {
+                self.read_outbox(*worker);
+                return self.events.push_back(event);
+            }
             Event::WorkerExited { worker, .. } => {
+                self.lose_owned(*worker);
                 let process = self.worker(worker.0);
                 process.exited = true;
                 process.board.retain(|_, word| !matches!(word, Word::Revoked | Word::Released));
@@ -44,6 +62,19 @@ impl World {
             {
                 self.end_of_worker(*worker);
             }
+            Event::KillAsked { worker } if self.state(worker.0).is_some() => {
+                let serves = |state| {
+                    matches!(
+                        state,
+                        WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. }
+                    )
+                };
+                if self.state(worker.0).is_some_and(serves) && !self.machine.is_stopping() {
+                    self.dismissed.insert(*worker);
+                    self.end_of_worker(*worker);
+                }
+            }
+            Event::ChannelClosed { worker } | Event::WorkerBroke { worker, .. } => self.mute(*worker),
             Event::ListenerClosed { worker, listener } => {
                 self.worker(worker.0).uses.remove(listener);
             }
@@ -72,6 +103,9 @@ impl World {
                 self.last_connection += 1;
                 let connection = ConnectionId(self.last_connection);
                 self.copies.insert(connection, listener);
+                let client = Client(self.last_connection);
+                self.clients.insert(connection, client);
+                self.connected.insert(client, listener);
                 self.events.push_back(Event::Accepted { listener, connection });
             }
             if !self.events.is_empty() {
@@ -96,12 +130,16 @@ impl World {
             Action::Spawn { worker, slot, generation } => self.spawn(worker, slot, generation),
             Action::Kill { worker, .. } => {
                 self.told(worker, Told::Kill);
+                self.cut_off_worker(worker);
                 self.worker(worker.0).mood = Mood::Blocked;
                 if !self.dies_slowly {
                     self.events.push_back(Event::WorkerExited { worker, exit: Exit::Signal(9) });
                 }
             }
-            Action::Abort { worker } => self.told(worker, Told::Abort),
+            Action::Abort { worker } => {
+                self.told(worker, Told::Abort);
+                self.cut_off_worker(worker);
+            }
             Action::Activate { worker } => self.told(worker, Told::Activate),
             Action::Pause { worker } => self.told(worker, Told::Pause),
             Action::Drain { worker, .. } => {
@@ -162,11 +200,14 @@ impl World {
             }
             Action::FreeWord { worker, connection } => {
                 let word = self.worker(worker.0).board.remove(&connection);
-                let taken = word == Some(Word::Taken { read: true }) && !self.copies.contains_key(&connection);
+                let gone = !self.copies.contains_key(&connection) || self.is_given_away(worker, connection);
+                let taken = word == Some(Word::Taken { read: true }) && gone;
                 assert!(taken || word == Some(Word::Refused { read: true }), "{connection:?}: freed {word:?}");
             }
             Action::Close { connection } => self.close(connection),
             Action::Shutdown { connection } => self.shut_down(connection),
+            Action::TellMoved { worker, handover } => self.tell_moved(worker, handover),
+            Action::Return { worker, handover, connection } => self.take_back(worker, handover, connection),
             Action::Finish { .. } => {
                 assert!(self.workers.is_empty(), "finished with workers");
                 assert!(self.copies.is_empty(), "finished with connections");
@@ -243,6 +284,11 @@ impl World {
             uses: BTreeSet::new(),
             memory: 0,
             taken_in_all: 0,
+            owned: BTreeSet::new(),
+            under_way: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            cut_off: false,
+            is_mute: false,
             told: Told::Nothing,
             channel: VecDeque::new(),
             has_beaten: false,

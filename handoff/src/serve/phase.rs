@@ -1,0 +1,80 @@
+//! What a server is about: it serves, or it drains. And how one connection drains.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::worker::link::Link;
+use crate::worker::state::Step;
+
+/// How long idle connections live when the application itself ends a server that has no master, or whose master did not
+/// ask for it.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+/// How long HTTP/2 connections may be told to go away one after another, instead of all at once.
+pub(super) const GOAWAY_SPREAD: Duration = Duration::from_millis(500);
+
+/// A drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drain {
+    /// Whether another worker may take connections over.
+    pub(super) successor: bool,
+    /// The soft deadline: idle connections are closed before.
+    pub(super) deadline: Instant,
+}
+
+/// What each connection sees of its server: the drain, once it has begun. The server is done when all have let go of it.
+pub(super) type Phase = watch::Receiver<Option<Drain>>;
+
+/// Waits until a drain begins, or is another one.
+pub(super) async fn changed(phase: &mut Phase) -> Drain {
+    while phase.changed().await.is_ok() {
+        if let Some(drain) = *phase.borrow_and_update() {
+            return drain;
+        }
+    }
+    // The server's future was dropped: what was begun goes on, as with other servers.
+    std::future::pending().await
+}
+
+impl Drain {
+    /// The moment at which one idle connection is closed: a random one in the last half of the time, so that the clients do
+    /// not all come back at once.
+    pub(super) fn moment(self, now: Instant) -> Instant {
+        self.deadline - random_part(self.deadline.saturating_duration_since(now) / 2)
+    }
+}
+
+/// A random part of a time.
+pub(super) fn random_part(whole: Duration) -> Duration {
+    // Each of them has keys of its own; what is hashed does not matter.
+    let random = RandomState::new().build_hasher().finish() as u32;
+    whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Waits until the worker of a listener begins to drain. Never without a worker.
+pub(super) async fn begun(link: Option<Arc<Link>>) -> Drain {
+    if let Some(link) = link {
+        // The sender lives as long as the link.
+        if link.state.subscribe().wait_for(|state| state.step().is_some()).await.is_ok() {
+            return Drain { successor: link.has_successor(), deadline: Instant::now() + link.grace() };
+        }
+    }
+    std::future::pending().await
+}
+
+/// Waits until nothing more can come to the listener of a worker that drains.
+pub(super) async fn nothing_more_comes(link: Option<Arc<Link>>) {
+    if let Some(link) = link {
+        // As above.
+        let mut state = link.watch_drain();
+        if state.wait_for(|state| state.step() >= Some(Step::Announced)).await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,120 @@
+//! What is known of one HTTP connection from outside hyper: what its IO, its timer and its services have seen.
+//!
+//! Invariant: one task polls all of them, but for the ends of requests, which may come from any. So the words need no order
+//! among each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+/// What one connection is at.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// hyper waits for a request's head: it has done with all before it, bodies included.
+    awaits_head: AtomicBool,
+    /// Bytes came since hyper began to wait for a head.
+    head_begun: AtomicBool,
+    /// The head takes too long.
+    head_overdue: AtomicBool,
+    /// Something was written and not flushed.
+    unflushed: AtomicBool,
+    /// The client speaks HTTP/2; none of its bytes went to HTTP/1.
+    http2: AtomicBool,
+    /// The next response shall be the last.
+    leaving: AtomicBool,
+    /// Requests that begin from now on shall be the last.
+    leaving_soon: AtomicBool,
+    /// Requests between the call of the service and the end of the response's body.
+    requests: AtomicUsize,
+}
+
+impl Pulse {
+    /// hyper begins to wait for a head.
+    pub(super) fn head_awaited(&self) {
+        self.head_begun.store(false, Relaxed);
+        self.awaits_head.store(true, Relaxed);
+    }
+
+    /// hyper has a head, or waits no longer.
+    pub(super) fn head_over(&self) {
+        self.awaits_head.store(false, Relaxed);
+    }
+
+    pub(super) fn bytes_came(&self) {
+        self.head_begun.store(true, Relaxed);
+    }
+
+    /// Whether a head has begun and is not complete. A part that came together with the request before it is not seen.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.awaits_head.load(Relaxed) && self.head_begun.load(Relaxed)
+    }
+
+    pub(super) fn end_of_head_time(&self) {
+        self.head_overdue.store(true, Relaxed);
+    }
+
+    pub(super) fn is_head_overdue(&self) -> bool {
+        self.head_overdue.load(Relaxed)
+    }
+
+    pub(super) fn written(&self) {
+        self.unflushed.store(true, Relaxed);
+    }
+
+    pub(super) fn flushed(&self) {
+        self.unflushed.store(false, Relaxed);
+    }
+
+    pub(super) fn is_http2(&self) {
+        self.http2.store(true, Relaxed);
+    }
+
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.http2.load(Relaxed)
+    }
+
+    /// From now on responses say that they are the last.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    /// The responses to requests that begin from now on say that they are the last.
+    pub(super) fn leave_soon(&self) {
+        self.leaving_soon.store(true, Relaxed);
+    }
+
+    /// Whether no request is in progress.
+    pub(super) fn is_unused(&self) -> bool {
+        self.requests.load(Relaxed) == 0
+    }
+
+    /// Whether hyper could be taken apart now and nothing were lost but what its parts have: no request in progress, all
+    /// that was written is flushed, and what was read and is no request yet is in the parts.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_unused() && self.awaits_head.load(Relaxed) && !self.unflushed.load(Relaxed)
+    }
+}
+
+/// One request in progress. Ends on drop.
+#[derive(Debug)]
+pub(super) struct Request {
+    pulse: Arc<Pulse>,
+    last: bool,
+}
+
+impl Request {
+    pub(super) fn begin(pulse: &Arc<Pulse>) -> Self {
+        pulse.requests.fetch_add(1, Relaxed);
+        Self { pulse: Arc::clone(pulse), last: pulse.leaving_soon.load(Relaxed) }
+    }
+
+    /// Whether its response shall be the last of the connection.
+    pub(super) fn is_last(&self) -> bool {
+        self.last || self.pulse.leaving.load(Relaxed)
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.pulse.requests.fetch_sub(1, Relaxed);
+    }
+}

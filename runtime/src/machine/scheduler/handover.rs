@@ -1,0 +1,131 @@
+//! Live connections that move: a worker gives one away, and another takes it.
+//!
+//! ```text
+//! new, or Taken by the giver --> Queued --> Offered … --> Taken: the giver is told that it moved
+//!                                  |
+//!                                  +--> returned to its giver, when nobody could take it
+//! ```
+//!
+//! Nobody could take it when no active worker but the giver uses its listener, in a pause too, or when all of them have
+//! refused it. A giver that has been killed, hangs, has closed its channel, or broke the protocol gets nothing back: then the
+//! connection waits on, and is given up like any other.
+//!
+//! Invariants: who hands a connection over hears once what became of it, while it can hear. Only what is queued or held is
+//! returned, so that nobody else can take it meanwhile. The master keeps no copy of what it returns: if a hung worker still
+//! has a revoked copy, the client sees the end of the connection only when that one is gone too.
+
+use everport_handoff::id::{ListenerId, WorkerId};
+
+use super::super::{Action, ConnectionId, HandoverId};
+use super::worker::Standing;
+use super::{Connection, Scheduler, State};
+
+/// Who handed a connection over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::machine) struct Given {
+    pub(in crate::machine) by: WorkerId,
+    pub(in crate::machine) handover: HandoverId,
+}
+
+impl Scheduler {
+    /// A worker has closed its copy of a connection, which waits for another from now on.
+    pub(in crate::machine) fn handed_over(
+        &mut self,
+        given: Given,
+        listener: ListenerId,
+        connection: ConnectionId,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.connections.get_mut(&connection) {
+            None => {
+                self.connections.insert(connection, Connection::new(listener, Some(given)));
+            }
+            // Revoked copies of it may lie elsewhere, and count on.
+            Some(known) if known.state == (State::Taken { by: given.by }) => {
+                *known = Connection { copies: known.copies, ..Connection::new(known.listener, Some(given)) };
+                if self.workers.get(&given.by).is_some_and(|giver| giver.standing != Standing::Dead) {
+                    actions.push(Action::FreeWord { worker: given.by, connection });
+                }
+                self.free_word(given.by, connection);
+            }
+            Some(_) => return,
+        }
+        self.enqueue(connection, actions);
+    }
+
+    /// From now on nothing comes back to this worker.
+    pub(in crate::machine) fn forsake(&mut self, worker: WorkerId) {
+        if let Some(forsaken) = self.workers.get_mut(&worker) {
+            forsaken.takes_back = false;
+        }
+    }
+
+    /// A connection was taken: if it was handed over, its giver need not keep it in mind any longer.
+    pub(super) fn moved(&mut self, owner: WorkerId, connection: ConnectionId, actions: &mut Vec<Action>) {
+        let given = self.connections.get_mut(&connection).and_then(|taken| taken.given.take());
+        let Some(Given { by, handover }) = given else {
+            return;
+        };
+        if let Some(owner) = self.workers.get_mut(&owner) {
+            owner.counters.received += 1;
+        }
+        if let Some(giver) = self.workers.get_mut(&by) {
+            giver.counters.given += 1;
+            if giver.takes_back {
+                actions.push(Action::TellMoved { worker: by, handover });
+            }
+        }
+    }
+
+    /// Ends a connection that waits for nobody any more: it goes back to its giver, or is shut down.
+    pub(super) fn end(&mut self, connection: ConnectionId, actions: &mut Vec<Action>) {
+        let Some(Given { by, handover }) = self.way_back(connection) else {
+            return self.shut_down(connection, actions);
+        };
+        self.connections.remove(&connection);
+        actions.push(Action::Return { worker: by, handover, connection });
+    }
+
+    /// Returns what waits for this listener and nobody could take.
+    pub(super) fn return_unwanted(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
+        let Some(lane) = self.lanes.get(&listener).filter(|lane| !lane.given.is_empty()) else {
+            return;
+        };
+        let is_unwanted =
+            |connection: &ConnectionId| self.way_back(*connection).is_some() && !self.has_taker(*connection);
+        let unwanted: Vec<_> = lane.given.iter().copied().filter(is_unwanted).collect();
+        for connection in unwanted {
+            match self.connections.get(&connection).map(|waiting| waiting.state) {
+                Some(State::Held) => self.unhold(connection),
+                _ => self.leave_queue(listener, connection),
+            }
+            self.end(connection, actions);
+        }
+    }
+
+    fn leave_queue(&mut self, listener: ListenerId, connection: ConnectionId) {
+        if let Some(lane) = self.lanes.get_mut(&listener) {
+            lane.queue.retain(|other| *other != connection);
+            lane.given.remove(&connection);
+        }
+    }
+
+    /// The giver of a connection, if that can have it back.
+    fn way_back(&self, connection: ConnectionId) -> Option<Given> {
+        let given = self.connections.get(&connection)?.given?;
+        self.workers.get(&given.by).is_some_and(|giver| giver.takes_back).then_some(given)
+    }
+
+    /// Whether some active worker may still take a connection that was handed over, now or later.
+    fn has_taker(&self, connection: ConnectionId) -> bool {
+        self.connections.get(&connection).is_some_and(|waiting| {
+            let is_giver = |id| waiting.given.is_some_and(|given| given.by == id);
+            self.workers.iter().any(|(id, worker)| {
+                worker.is_active()
+                    && worker.seats.contains_key(&waiting.listener)
+                    && !is_giver(*id)
+                    && !waiting.refused_by.contains(id)
+            })
+        })
+    }
+}
