@@ -1,4 +1,4 @@
-//! An axum server that never closes its port.
+//! An axum server that never closes its port, nor the connections that its clients keep open.
 //!
 //! ```console
 //! $ cargo run --release --example web
@@ -15,16 +15,16 @@ use std::os::unix::process::parent_id;
 use std::process;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::HeaderValue;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Router, serve};
 use clap::Parser;
 use everport::net::TcpListener;
-use everport::{Builder, Worker};
+use everport::{Builder, Worker, serve};
 use http_body_util::channel::Channel;
 use serde::Deserialize;
 
@@ -56,7 +56,8 @@ fn main() -> everport::Result<()> {
         if me.worker == 1 {
             say_what_to_do(listener.local_addr()?)?;
         }
-        serve(listener, app(me)).with_graceful_shutdown(worker.draining()).await
+        // As `axum::serve`, but that idle connections move to the next worker when this one drains.
+        serve(listener, app(me)).await
     })
 }
 

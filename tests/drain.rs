@@ -78,7 +78,7 @@ fn a_streamed_response_is_whole_after_a_reload() {
 #[test]
 fn a_connection_whose_request_is_still_to_come_is_served_in_spite_of_the_drain() {
     for policy in ["rr", "none"] {
-        let master = Setup::web().policy(policy).start();
+        let master = Setup::plain_axum().policy(policy).start();
         let mut fresh: Vec<_> =
             (0..8).map(|_| http::Connection::open(master.address()).expect("the port is open")).collect();
         master.wait_until("every connection is taken", |status| {
@@ -97,7 +97,7 @@ fn a_connection_whose_request_is_still_to_come_is_served_in_spite_of_the_drain()
 
 #[test]
 fn clients_that_never_say_anything_do_not_hold_up_a_drain() {
-    let master = Setup::web().start();
+    let master = Setup::plain_axum().start();
     let silent = http::Connection::open(master.address()).expect("the port is open");
     master.wait_until("the connection is taken", |status| status.workers().iter().any(|worker| worker.active == 1));
     master.reload_well();

@@ -1,12 +1,15 @@
 //! The programs that people copy do what their first lines say.
 
-use std::io::{Read, Write};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use crate::harness::{PATIENCE, Setup, http, process};
+use crate::harness::{Master, PATIENCE, Setup, http, process, soon};
 
 const ECHO: &str = env!("CARGO_BIN_EXE_echo");
+const COUNTER: &str = env!("CARGO_BIN_EXE_counter");
 const UDP: &str = env!("CARGO_BIN_EXE_udp");
 
 #[test]
@@ -103,6 +106,77 @@ fn udp_answers_over_a_reload() {
         assert_eq!(&answer[..3], word);
     }
     old.into_iter().for_each(process::wait_for_end);
+    master.settle(2);
+    master.check();
+}
+
+/// A line and its answer: the count, and the generation that answers.
+fn count(stream: &mut BufReader<TcpStream>) -> (u64, u64) {
+    stream.get_mut().write_all(b"one more\n").expect("an open connection");
+    read_count(stream)
+}
+
+fn read_count(stream: &mut BufReader<TcpStream>) -> (u64, u64) {
+    let mut answer = String::new();
+    stream.read_line(&mut answer).expect("an answer");
+    let answer = answer.strip_suffix(")\n").and_then(|answer| answer.split_once(" (generation "));
+    let (count, generation) = answer.expect("it says both");
+    (count.parse().expect("a number"), generation.parse().expect("a number"))
+}
+
+fn counted_client(master: &Master) -> BufReader<TcpStream> {
+    let stream = TcpStream::connect(master.address()).expect("the port is open");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    BufReader::new(stream)
+}
+
+#[test]
+fn counter_goes_on_counting_in_the_next_generation() {
+    for policy in ["rr", "none"] {
+        let master = Setup::program(COUNTER, &["--listen", "127.0.0.1:0"]).policy(policy).start();
+        let mut clients: Vec<_> = (0..20).map(|_| counted_client(&master)).collect();
+        for generation in 1..=4 {
+            for client in &mut clients {
+                assert_eq!(count(client), (generation * 2 - 1, generation), "{policy}");
+                // The next line is half said when it moves.
+                client.get_mut().write_all(b"half ").expect("an open connection");
+            }
+            master.reload_well();
+            master.settle(2);
+            for client in &mut clients {
+                client.get_mut().write_all(b"a line\n").expect("an open connection");
+                assert_eq!(read_count(client), (generation * 2, generation + 1), "{policy}");
+            }
+        }
+        drop(clients);
+        master.check();
+    }
+}
+
+#[test]
+fn counter_keeps_those_whose_state_the_next_program_does_not_understand() {
+    let setup = Setup::cli(&["--listen", "127.0.0.1:0"], &[]);
+    let program = setup.folder().join("program");
+    let release = |version: u32| {
+        let draft = program.with_extension("new");
+        let text = format!("#!/bin/sh\nexec {COUNTER} --listen 127.0.0.1:0 --state-version {version}\n");
+        std::fs::write(&draft, text).expect("the folder is ours");
+        std::fs::set_permissions(&draft, Permissions::from_mode(0o755)).expect("the folder is ours");
+        std::fs::rename(draft, &program).expect("the folder is ours");
+    };
+    release(1);
+    let master = setup.argument(&program).start();
+    let mut old = counted_client(&master);
+    assert_eq!(count(&mut old), (1, 1));
+    release(2);
+    master.reload_well();
+    assert_eq!(count(&mut old), (2, 1), "the old generation keeps it");
+    let mut new = counted_client(&master);
+    assert_eq!(count(&mut new), (1, 2));
+    master.reload_well();
+    assert_eq!(count(&mut old), (3, 1));
+    assert_eq!(soon("the second generation has gone", || Some(count(&mut new)).filter(|count| count.1 == 3)).1, 3);
+    drop((old, new));
     master.settle(2);
     master.check();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::load::{Kind, Load};
+use crate::harness::clients::{Kind, Load};
 use crate::harness::status::ask;
 use crate::harness::{Master, Setup, http, process, soon};
 
@@ -68,17 +68,14 @@ fn reloads_under_load(master: Master, clients: &[(Kind, usize)]) {
     let address = master.address();
     let inodes = process::listening_inodes(address);
     let first = who(address);
-    let load = Load::start(address, clients);
+    let load = Load::start_on_any(address, clients);
     for _ in 0..4 {
         // The pause in which the clients work, so that each reload meets them in full swing.
         master.log.pass(Duration::from_millis(500));
         master.reload_well();
     }
     master.settle(2);
-    for (kind, tally) in load.finish() {
-        let is_unharmed = tally.answered > 0 && tally.not_ok == 0 && tally.failures.is_empty();
-        assert!(is_unharmed, "{kind:?} clients: {tally:#?}");
-    }
+    load.finish().assert_nothing_lost();
     assert_ne!(who(address), first);
     assert_eq!(process::listening_inodes(address), inodes, "one kernel socket over all reloads");
     master.check();

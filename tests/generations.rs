@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::load::{Kind, Load};
+use crate::harness::clients::{Kind, Load};
 use crate::harness::setup::{WEB, WORKER};
 use crate::harness::status::{self, Status};
 use crate::harness::{Line, Master, Setup, command};
-use crate::reload::assert_unharmed;
 
 /// Longer than any test.
 const LONG: &str = "1h";
@@ -218,7 +217,7 @@ fn a_storm_of_a_hundred_signals_harms_no_client_and_ends_with_the_newest_program
     let folder = setup.folder();
     releases(&folder);
     let master = setup.argument(folder.join("current/server")).argument("--listen").argument("127.0.0.1:0").start();
-    let load = Load::start(master.address(), &[(Kind::Fresh, 8), (Kind::Slow, 2), (Kind::Kept, 8)]);
+    let load = Load::start(master.address(), &[(Kind::Fresh, 8), (Kind::Slow, 2), (Kind::Busy, 8)]);
     let mut most = 0;
     for signal in 0..100 {
         if signal == 50 {
@@ -230,8 +229,7 @@ fn a_storm_of_a_hundred_signals_harms_no_client_and_ends_with_the_newest_program
         master.log.pass(Duration::from_millis(100));
         most = most.max(master.family().len());
     }
-    let tallies = load.finish();
-    assert_unharmed(&tallies);
+    load.finish().assert_unnoticed();
     // The master; two workers each of a generation that drains, of the active one, and of two that start or die.
     assert!(most <= 1 + 2 * (1 + 1 + 2), "{most} processes");
     let status = master.wait_until("the storm is over", |status| {

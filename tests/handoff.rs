@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::load::{Kind, Load};
+use crate::harness::clients::{Kind, Load, Notice};
 use crate::harness::{Line, Setup, http, process, soon};
 
 #[test]
@@ -126,13 +126,11 @@ fn workers_that_exit_at_random_leave_no_client_hanging() {
         assert!(matches!(asked, Err(http::Failure::ClosedAtFirst)), "{asked:?}");
         master.log.pass(Duration::from_millis(100));
     }
-    let tally = load.finish().remove(&Kind::Fresh).expect("they ran");
-    assert!(tally.answered > 100, "{tally:#?}");
+    let tallies = load.finish();
     // Those whose connection had been taken may notice; nobody is refused, and nobody waits for ever.
-    let noticed: usize = tally.failures.values().sum();
-    let only_closed =
-        tally.failures.keys().all(|failure| matches!(failure, http::Failure::ClosedAtFirst | http::Failure::Truncated));
-    assert!(only_closed && noticed <= 12 * 16, "{tally:#?}");
+    tallies.assert(|notice| matches!(notice, Notice::Lost | Notice::Reset | Notice::Truncated));
+    let tally = tallies.of(Kind::Fresh);
+    assert!(tally.answered > 100 && tally.notices.values().sum::<usize>() <= 12 * 16, "{tallies}");
     master.settle(2);
     master.check();
 }
@@ -205,11 +203,13 @@ fn thousands_of_connections_are_each_answered_once() {
         let master = Setup::web().policy(policy).start();
         let load = Load::start(master.address(), &[(Kind::Fresh, 8)]);
         master.log.pass(Duration::from_millis(700));
-        let tally = load.finish().remove(&Kind::Fresh).expect("they ran");
-        assert!(tally.failures.is_empty() && tally.not_ok == 0 && tally.answered > 50, "{tally:#?}");
+        let tallies = load.finish();
+        tallies.assert_unnoticed();
+        let answered = tallies.of(Kind::Fresh).answered;
+        assert!(answered > 50, "{tallies}");
         let taken: u64 = master.settle(2).workers().iter().map(|worker| worker.taken).sum();
         if policy == "rr" {
-            assert_eq!(taken, tally.answered as u64);
+            assert_eq!(taken, answered as u64);
         }
         master.check();
     }

@@ -6,7 +6,9 @@
 mod harness;
 
 mod backpressure; // What the master does with more than it can give away.
+mod chat; // WebSockets that stay open.
 mod cli; // The `everport` command, and every way to start it wrongly.
+mod clients; // The clients themselves: that they notice what they should.
 mod config; // The configuration file.
 mod control; // The control socket.
 mod crash; // A worker, or the master, is gone from one moment to the next.
@@ -24,8 +26,12 @@ mod misbehaviour; // Workers that break the rules.
 mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
 mod service; // A master under a service manager, and as process 1 of a container.
+mod serving; // HTTP on connections that outlive their worker.
 mod signals; // What signals do, to the master and to workers.
+mod soak; // Everything at once, for as long as asked.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
 mod tidy; // Rules for the code itself.
+mod tls; // TLS sessions, in whichever worker.
 mod udp; // Datagrams.
+mod unnoticed; // That HTTP clients notice nothing.

@@ -1,14 +1,12 @@
 //! Generations: a reload is committed, or it is rolled back, and clients notice neither.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::load::{Kind, Load, Tally};
 use crate::harness::setup::{CLI, WORKER};
 use crate::harness::{Line, Master, Setup, http, process, soon};
 
@@ -62,45 +60,6 @@ fn with_no_worker_alive_clients_wait_for_the_next_one() {
         master.settle(2);
         master.check();
     }
-}
-
-/// parallel/test-cluster-send-socket-to-worker-http-server.js, at length: plain `axum::serve`, clients that never retry.
-fn ten_reloads_under_load(policy: &str) {
-    let full = std::env::var_os("EVERPORT_SOAK").is_some();
-    let between = Duration::from_millis(if full { 1900 } else { 600 });
-    let master = Setup::web().policy(policy).start();
-    let load = Load::start(master.address(), &[(Kind::Fresh, 16), (Kind::Slow, 4), (Kind::Kept, 32)]);
-    for _ in 0..10 {
-        // The pause in which the clients work, so that each reload meets them in full swing.
-        master.log.pass(between);
-        master.reload_well();
-    }
-    master.log.pass(between);
-    let tallies = load.finish();
-    assert_unharmed(&tallies);
-    master.settle(2);
-    master.check();
-}
-
-pub(crate) fn assert_unharmed(tallies: &BTreeMap<Kind, Tally>) {
-    for (kind, tally) in tallies {
-        let good = tally.answered > 0
-            && tally.not_ok == 0
-            && tally.failures.is_empty()
-            && tally.stalled == 0
-            && (*kind == Kind::Kept || tally.closed_between == 0);
-        assert!(good, "{kind:?} clients: {tally:#?}");
-    }
-}
-
-#[test]
-fn ten_reloads_under_load_lose_nothing_when_the_master_accepts() {
-    ten_reloads_under_load("rr");
-}
-
-#[test]
-fn ten_reloads_under_load_lose_nothing_when_the_workers_accept() {
-    ten_reloads_under_load("none");
 }
 
 /// A generation that cannot be: the outcome, its reason, and that the old one serves on as if nothing had happened.

@@ -10,10 +10,9 @@ use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use zeroize::Zeroize;
 
-use crate::message::{self, MAX_PACKET};
+use crate::message::{self, MAX_PACKET, Message};
 use crate::sys::scm;
 
 /// One end of a channel.
@@ -93,12 +92,17 @@ impl Channel {
     /// `WouldBlock` when the channel is full: try again when it is writable. `QuotaExceeded` when too many descriptors of
     /// this user are under way in any channel, or the kernel has no memory: try again a little later.
     /// `BrokenPipe` when the peer has gone. `InvalidInput` when the message is too long.
-    pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub fn send<M: Message>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         PACKET.with_borrow_mut(|buffer| {
             let count = u8::try_from(fds.len()).unwrap_or(u8::MAX);
             let packet = message::encode(message, count, &mut buffer[..])
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-            scm::send(&self.socket, packet, fds).map_err(|error| match Errno::from_io_error(&error) {
+            let length = packet.len();
+            let sent = scm::send(&self.socket, packet, fds);
+            if message.is_secret() {
+                buffer[..length].zeroize();
+            }
+            sent.map_err(|error| match Errno::from_io_error(&error) {
                 Some(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => io::ErrorKind::QuotaExceeded.into(),
                 Some(Errno::CONNRESET) => io::ErrorKind::BrokenPipe.into(),
                 _ => error,
@@ -111,7 +115,7 @@ impl Channel {
     /// # Errors
     ///
     /// After any error but [`ReceiveError::Empty`] the channel is of no use any more.
-    pub fn receive<M: DeserializeOwned>(&self) -> Result<Received<M>, ReceiveError> {
+    pub fn receive<M: Message>(&self) -> Result<Received<M>, ReceiveError> {
         PACKET.with_borrow_mut(|buffer| {
             let packet = match scm::receive(&self.socket, &mut buffer[..]) {
                 Ok(packet) => packet,
@@ -126,8 +130,11 @@ impl Channel {
             if packet.length == 0 {
                 return Err(ReceiveError::Closed);
             }
-            let (message, said) = message::decode(&buffer[..packet.length])
-                .map_err(|source| ReceiveError::Garbage { length: packet.length, source })?;
+            let decoded = message::decode::<M>(&buffer[..packet.length]);
+            if decoded.as_ref().map_or(true, |(message, _)| message.is_secret()) {
+                buffer[..packet.length].zeroize();
+            }
+            let (message, said) = decoded.map_err(|source| ReceiveError::Garbage { length: packet.length, source })?;
             let (said, found) = (usize::from(said), packet.fds.len());
             match said.checked_sub(found) {
                 Some(missing) => Ok(Received { message, fds: packet.fds, missing }),
@@ -179,6 +186,21 @@ mod tests {
         assert_eq!(worker.receive::<ToWorker>().unwrap().fds.len(), scm::MAX_FDS);
         let fds = vec![master.as_fd(); scm::MAX_FDS + 1];
         assert_eq!(master.send(&ToWorker::Activate, &fds).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_secret_is_left_in_no_buffer_of_this_process() {
+        let left = || PACKET.with_borrow(|buffer| buffer.iter().filter(|byte| **byte != 0).count());
+        let (master, worker) = pair();
+        let message = ToWorker::Tickets { keys: crate::tickets::tests::keys() };
+        master.send(&message, &[]).unwrap();
+        assert_eq!(left(), 0);
+        assert_eq!(worker.receive::<ToWorker>().unwrap().message, message);
+        assert_eq!(left(), 0);
+        // Cut short, it is no message, and no less secret.
+        scm::send(&master.socket, &[&[0, 8, 48], &[7; 40][..]].concat(), &[]).unwrap();
+        assert!(matches!(worker.receive::<ToWorker>(), Err(ReceiveError::Garbage { .. })));
+        assert_eq!(left(), 0);
     }
 
     #[test]

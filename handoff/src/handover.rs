@@ -3,6 +3,40 @@
 //! [`Stream::handover`](crate::net::Stream::handover) gives, `accept` takes what is to be served as a new connection, and
 //! [`Listener::resumed`](crate::net::Listener::resumed) takes what comes with the state of an application.
 //!
+//! ```
+//! use everport_handoff::handover::{HandoverError, State};
+//! use everport_handoff::net::{TcpListener, TcpStream};
+//! use everport_handoff::worker::Worker;
+//!
+//! /// The form of the state of this program.
+//! const VERSION: u32 = 1;
+//!
+//! # async fn session(_: TcpStream, _: Vec<u8>) {}
+//! async fn serve(worker: &Worker, listener: TcpListener) -> std::io::Result<()> {
+//!     let resumed = listener.resumed(VERSION..=VERSION)?;
+//!     let drained = worker.drain_begins();
+//!     tokio::pin!(drained);
+//!     loop {
+//!         let (stream, state) = tokio::select! {
+//!             accepted = listener.accept() => (accepted?.0, Vec::new()),
+//!             moved = resumed.accept() => moved.map(|(stream, state)| (stream, state.bytes.to_vec()))?,
+//!             () = &mut drained => return Ok(()),
+//!         };
+//!         tokio::spawn(session(stream, state));
+//!     }
+//! }
+//!
+//! /// For a session, when the drain begins and nothing of it is under way: gives it to another worker, or goes on.
+//! async fn leave(stream: TcpStream, state: Vec<u8>) {
+//!     match stream.handover(State::new(VERSION, state)).await {
+//!         Err(HandoverError::Returned { stream, load, .. }) => session(stream, load.into_bytes().to_vec()).await,
+//!         // Another worker has it, or it is lost.
+//!         Ok(()) | Err(HandoverError::Lost) => {}
+//!     }
+//! }
+//! # let _ = (serve, leave);
+//! ```
+//!
 //! Invariant: whoever waits for a handover ends with the connection and its load, or with neither.
 
 use std::fmt;
@@ -86,6 +120,13 @@ impl State {
 }
 
 impl Load {
+    /// The bytes, whichever they are.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Unread(bytes) | Self::State(State { bytes, .. }) => bytes,
+        }
+    }
+
     pub(crate) fn bytes(&self) -> &Bytes {
         match self {
             Self::Unread(bytes) | Self::State(State { bytes, .. }) => bytes,

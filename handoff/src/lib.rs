@@ -19,6 +19,8 @@
 //! takes or refuses it on the board
 //! Leave, if it wants to        -------->
 //!                              <--------   Drain
+//! Handover (a live connection) -------->   offers it to another
+//!                              <--------   HandedOver (moved, or returned)
 //! Drained                      -------->   ends it, or it ends by itself
 //! ```
 //!
@@ -26,11 +28,14 @@
 //! the worker's *take* and *refuse* and the master's *revoke* wins; the application never sees a connection before it is
 //! taken. So no connection is lost or served twice, whichever side dies when.
 //!
+//! **A handover** ([`handover`]) gives a connection that a worker owns to another one, through the master, which offers it like
+//! a new one. The giver counts it until it knows the outcome, and is its owner again if nobody takes it.
+//!
 //! **A lost master** is the end of the channel: the worker gives up the shared sockets at once, takes what was offered,
 //! finishes what it has and leaves by a code of its own ([`worker`]).
 //!
 //! [`address`] and [`name`] are the text and the value of an address, [`socket`] binds, [`id`] names things, [`adapter`] fits
-//! the listeners into frameworks.
+//! the listeners into frameworks. [`tickets`] are the keys by which a TLS client resumes its session in any worker.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("everport runs on Linux (5.10 or newer) only: it is built on pidfd, memfd seals, eventfd and epoll");
@@ -54,4 +59,7 @@ pub mod privileges;
 pub mod serve;
 pub mod socket;
 mod sys;
+pub mod tickets;
+#[cfg(feature = "rustls")]
+pub mod tls;
 pub mod worker;

@@ -9,6 +9,7 @@
 //! | `Leave` | worker | - | `Drain`, once a replacement is ready |
 //! | `Drained` | worker, once | - | - |
 //! | `Handover` | worker | the socket, and a memfd if the parcel is in one | `HandedOver` |
+//! | `WantTickets` | worker, once | - | `Tickets`, at once and after each rotation |
 //! | `Welcome` | master, first | the bell | - |
 //! | `Listening` | master | the listener, if it is shared | - |
 //! | `Offer` | master | for each offer the socket, and a memfd if its parcel is in one | on the board |
@@ -16,6 +17,7 @@
 //! | `Drain` | master | - | `Drained` |
 //! | `Beat` | master | - | on the board |
 //! | `HandedOver` | master | the socket, if it is returned | - |
+//! | `Tickets` | master | - | - |
 //!
 //! A packet is one byte that counts its descriptors and a message in postcard's encoding. New messages go to the end of
 //! the enum and are sent only when the agreed version has them; the fields of a message never change.
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::OfferId;
 use crate::id::ListenerId;
 use crate::name::SocketName;
+use crate::tickets::TicketKeys;
 
 /// The newest version of the protocol that this crate speaks.
 pub const NEWEST: u16 = 1;
@@ -95,6 +98,8 @@ pub enum ToMaster {
         /// What goes with it.
         parcel: Parcel,
     },
+    /// The worker seals session tickets, and wants the keys for them: now, and whenever they change.
+    WantTickets,
 }
 
 /// A worker's number for one of its handovers; it is not used twice.
@@ -185,6 +190,29 @@ pub enum ToWorker {
         /// How it ended.
         outcome: HandoverOutcome,
     },
+    /// The keys of session tickets, from now on.
+    Tickets {
+        /// All of them: those of before count no more.
+        keys: TicketKeys,
+    },
+}
+
+/// What a channel carries.
+pub trait Message: Serialize + DeserializeOwned {
+    /// Whether its bytes are zeroed in every buffer through which they went.
+    fn is_secret(&self) -> bool;
+}
+
+impl Message for ToMaster {
+    fn is_secret(&self) -> bool {
+        false
+    }
+}
+
+impl Message for ToWorker {
+    fn is_secret(&self) -> bool {
+        matches!(self, Self::Tickets { .. })
+    }
 }
 
 /// How a handover ended.
@@ -283,6 +311,42 @@ mod tests {
             bytes(&ToWorker::Offer { offers: vec![offer] }, 1),
             [1, 2, 1, 3, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80, 0]
         );
+    }
+
+    #[test]
+    fn the_messages_of_a_handover_keep_their_bytes() {
+        let handover = ToMaster::Handover {
+            id: HandoverId(300),
+            listener: ListenerId(1),
+            peer: SocketName::Inet(([127, 0, 0, 1], 80).into()),
+            offer: Some(OfferId { index: 3, sequence: 2 }),
+            parcel: Parcel::Unread(Data::Inline(b"GET".to_vec())),
+        };
+        let start = [1, 6, 0xac, 2, 1, 0, 0, 127, 0, 0, 1, 80, 1, 3, 2, 1, 0, 3];
+        assert_eq!(bytes(&handover, 1), [&start[..], b"GET"].concat());
+        let state = Parcel::State { version: 9, data: Data::Memfd { length: 20 } };
+        assert_eq!(bytes(&state, 2), [2, 2, 9, 1, 20]);
+        assert_eq!(state.descriptors(), 2);
+        assert_eq!(bytes(&Parcel::Nothing, 1), [1, 0]);
+        let ended = |outcome| ToWorker::HandedOver { id: HandoverId(1), outcome };
+        assert_eq!(bytes(&ended(HandoverOutcome::Moved), 0), [0, 7, 1, 0]);
+        assert_eq!(bytes(&ended(HandoverOutcome::Returned), 1), [1, 7, 1, 1]);
+        let drain = ToWorker::Drain { successor: true, grace: Duration::from_secs(10) };
+        assert_eq!(bytes(&drain, 0), [0, 5, 1, 10, 0]);
+    }
+
+    #[test]
+    fn the_messages_of_tickets_keep_their_bytes() {
+        assert_eq!(bytes(&ToMaster::WantTickets, 0), [0, 7]);
+        let message = ToWorker::Tickets { keys: crate::tickets::tests::keys() };
+        let mut expected = vec![0, 8];
+        for byte in [1, 2, 3] {
+            expected.push(48);
+            expected.extend([byte; 48]);
+        }
+        // Sixty seconds and no nanosecond.
+        expected.extend([60, 0]);
+        assert_eq!(bytes(&message, 0), expected);
     }
 
     #[test]

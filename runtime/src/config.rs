@@ -88,6 +88,8 @@ pub(crate) struct Config {
     pub(crate) recycle_connections: Option<u64>,
     /// How many workers may be under replacement by recycling at once. Never zero.
     pub(crate) recycle_at_once: u32,
+    /// How long one key seals TLS session tickets. At least a second, for their life is told in seconds.
+    pub(crate) ticket_rotation: Duration,
     /// Variables that the workers get beside the master's own.
     pub(crate) env: BTreeMap<String, String>,
     /// Whom the workers run as: a name or a number.

@@ -53,6 +53,8 @@ mod telemetry;
 pub use everport_handoff::adapter::axum;
 #[cfg(feature = "http")]
 pub use everport_handoff::serve::{self, serve};
+#[cfg(feature = "rustls")]
+pub use everport_handoff::tls;
 pub use everport_handoff::worker::{Activity, Guard, MASTER_LOST, Worker};
 pub use everport_handoff::{handover, id, net};
 

@@ -18,7 +18,9 @@ use super::process;
 pub(crate) const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 /// The `everport` command.
 pub(crate) const CLI: &str = env!("CARGO_BIN_EXE_cli");
-/// The axum example.
+/// The fixture on plain axum.
+const PLAIN_AXUM: &str = env!("CARGO_BIN_EXE_plain_axum");
+/// The web example.
 pub(crate) const WEB: &str = env!("CARGO_BIN_EXE_web");
 
 /// What becomes a [`Master`]. Every setting goes through the environment, as the embedded form takes it.
@@ -45,7 +47,12 @@ impl Setup {
         Self::program(WORKER, arguments)
     }
 
-    /// The axum example.
+    /// The fixture on plain axum.
+    pub(crate) fn plain_axum() -> Self {
+        Self::program(PLAIN_AXUM, &[])
+    }
+
+    /// The web example.
     pub(crate) fn web() -> Self {
         Self::program(WEB, &["--listen", "127.0.0.1:0"])
     }

@@ -15,6 +15,9 @@
 //! While the worker is not active, `accept` and the receiving methods of UDP wait; they do not fail, so that a loop around
 //! them does not tear down the connections beside it.
 //!
+//! A connection that another worker has read from and handed over gives those bytes first, whichever way it is read.
+//! [`Stream::handover`] gives one away, [`Listener::resumed`] takes those that come with the state of an application.
+//!
 //! What tokio has and these types leave out, on purpose:
 //!
 //! - `connect`, also of a UDP socket, with `send` and `peer_addr`: outgoing connections are not Everport's matter, and a

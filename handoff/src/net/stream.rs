@@ -84,6 +84,12 @@ impl<K: Kind> Stream<K> {
         bytes
     }
 
+    /// Waits until the client has said something, and reads nothing.
+    #[cfg(all(feature = "http", feature = "rustls"))]
+    pub(crate) async fn first_byte(&self) -> io::Result<()> {
+        if self.unread.any() { Ok(()) } else { K::readable(self.io()).await }
+    }
+
     /// Leaves tokio and the worker's count: a [`Guard`](crate::worker::Guard) keeps the worker alive for what goes on with
     /// the socket. It stays non-blocking, for the master may still share it; dropping it closes it, no more.
     ///

@@ -41,7 +41,7 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves a connection to its end, or until it has moved.
 pub(super) async fn serve<I: Transport, S: HttpService>(mut io: I, service: S, mut phase: Phase) {
-    let (mut unread, mut service, mut moves) = (Bytes::new(), service, true);
+    let (mut unread, mut service, mut moves) = (Bytes::new(), service, I::MOVES);
     let mut drain = *phase.borrow_and_update();
     loop {
         let end = Http1::new(io, unread, service, moves).run(&mut phase, &mut drain).await;
@@ -116,8 +116,8 @@ enum Turn {
     Idle,
     Http2,
     Ended(hyper::Result<()>),
-    /// A head has begun and is not complete.
-    HeadBegun,
+    /// The head that has begun and is not complete is another one, or there is none any more.
+    Head(Option<u64>),
 }
 
 type Connection<I, S> = http1::UpgradeableConnection<TokioIo<Wire<I>>, Counted<S>>;
@@ -125,7 +125,7 @@ type Connection<I, S> = http1::UpgradeableConnection<TokioIo<Wire<I>>, Counted<S
 struct Http1<I: Transport, S: HttpService> {
     connection: Connection<I, S>,
     pulse: Arc<Pulse>,
-    /// Whether nobody has refused to take it over.
+    /// Whether it can move, and nobody has refused to take it over.
     moves: bool,
 }
 
@@ -141,35 +141,35 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
     }
 
     async fn run(mut self, phase: &mut Phase, drain: &mut Option<Drain>) -> End<I, S> {
-        let mut head = None;
+        let (mut head, mut head_time) = (None, None);
         let mut closing = self.leave_by(*drain);
         let mut deadline = drain.map(until);
         loop {
             // A connection that can move does so as soon as it is idle, one that cannot when its moment has come.
             let when_idle = drain.is_some() && closing.as_ref().is_none_or(|closing| closing.is_elapsed());
-            let timed = head.is_some();
             tokio::select! {
                 biased;
-                turn = poll_fn(|cx| self.poll(cx, when_idle, timed)) => match turn {
-                    Turn::HeadBegun => head = Some(Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT))),
-                    turn => return self.end(turn),
-                },
                 now = changed(phase) => {
                     *drain = Some(now);
                     closing = self.leave_by(*drain);
                     deadline = Some(until(now));
                 }
+                turn = poll_fn(|cx| self.poll(cx, when_idle, head)) => match turn {
+                    Turn::Head(present) => {
+                        head = present;
+                        head_time = head.map(|_| Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT)));
+                    }
+                    turn => return self.end(turn),
+                },
                 () = elapsed(&mut closing), if !when_idle => {}
                 // A client that sends requests without a pause leaves no moment to move.
                 () = elapsed(&mut deadline) => {
                     deadline = None;
                     self.pulse.leave_soon();
                 }
-                () = elapsed(&mut head), if timed => {
-                    head = None;
-                    if self.pulse.is_within_head() {
-                        self.pulse.end_of_head_time();
-                    }
+                () = elapsed(&mut head_time) => {
+                    head_time = None;
+                    self.pulse.end_of_head_time();
                 }
             }
         }
@@ -182,14 +182,12 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
         Some(Box::pin(sleep_until(drain.moment(Instant::now()))))
     }
 
-    /// Polls hyper until it waits. `when_idle`: the connection shall be taken out between two requests. `timed`: the time
-    /// of the present head is counted already.
-    fn poll(&mut self, cx: &mut Context<'_>, when_idle: bool, timed: bool) -> Poll<Turn> {
+    /// Polls hyper until it waits. `when_idle`: the connection shall be taken out between two requests. `head`: whose time
+    /// is counted.
+    fn poll(&mut self, cx: &mut Context<'_>, when_idle: bool, head: Option<u64>) -> Poll<Turn> {
         // hyper may say only at its next poll that it waits for another head.
         for _ in 0..2 {
-            if when_idle && self.pulse.is_idle() {
-                return Poll::Ready(Turn::Idle);
-            }
+            // First, so that a request that is there already is answered.
             if let Poll::Ready(outcome) = Pin::new(&mut self.connection).poll(cx) {
                 return Poll::Ready(Turn::Ended(outcome));
             }
@@ -199,14 +197,12 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
             if !when_idle || !self.pulse.is_unused() {
                 break;
             }
+            if self.pulse.is_idle() {
+                return Poll::Ready(Turn::Idle);
+            }
         }
-        if when_idle && self.pulse.is_idle() {
-            return Poll::Ready(Turn::Idle);
-        }
-        if !timed && self.pulse.is_within_head() {
-            return Poll::Ready(Turn::HeadBegun);
-        }
-        Poll::Pending
+        let present = self.pulse.present_head();
+        if present != head { Poll::Ready(Turn::Head(present)) } else { Poll::Pending }
     }
 
     fn end(self, turn: Turn) -> End<I, S> {

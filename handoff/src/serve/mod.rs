@@ -16,9 +16,11 @@
 //! - `app`: the forms of an application; `request`: its service, counted;
 //! - `phase`: whether the server drains; `connection`, `http2`: one connection; `linger`: its gentle end;
 //! - `wire`, `head`, `pulse`: what is seen of a connection from outside hyper, and when it can be taken apart;
-//! - `transport`: how it moves; `upgrade`: how the application takes it.
+//! - `transport`: how it moves; `upgrade`: how the application takes it;
+//! - `carrier`: what is between the socket and HTTP: nothing, or `tls`.
 
 mod app;
+mod carrier;
 mod connection;
 mod head;
 mod http2;
@@ -28,6 +30,8 @@ mod pulse;
 mod request;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "rustls")]
+mod tls;
 mod transport;
 mod upgrade;
 mod wire;
@@ -43,6 +47,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use self::app::{Accepted, App, form};
+pub use self::carrier::{Carrier, Plain};
+#[cfg(feature = "rustls")]
+pub use self::tls::Tls;
 pub use self::upgrade::downcast;
 use crate::net::{ACCEPT_RETRY, Kind, Listener, Stream, is_the_clients};
 use phase::{Drain, GRACE, Phase};
@@ -64,31 +71,32 @@ use phase::{Drain, GRACE, Phase};
 /// # }
 /// ```
 pub fn serve<K: Kind, A: App<K, Form>, Form>(listener: Listener<K>, app: A) -> Serve<K, A, Form> {
-    Serve { listener, app, form: PhantomData }
+    Serve { listener, app, carrier: Plain, form: PhantomData }
 }
 
 /// What [`serve()`] returns; awaiting it serves.
 #[must_use = "it serves only when it is awaited"]
-pub struct Serve<K: Kind, A, Form> {
+pub struct Serve<K: Kind, A, Form, C = Plain> {
     listener: Listener<K>,
     app: A,
+    carrier: C,
     form: PhantomData<fn() -> Form>,
 }
 
 /// A server that also ends when a future of the application's says so.
 #[must_use = "it serves only when it is awaited"]
-pub struct WithGracefulShutdown<K: Kind, A, Form, F> {
-    serve: Serve<K, A, Form>,
+pub struct WithGracefulShutdown<K: Kind, A, Form, F, C = Plain> {
+    serve: Serve<K, A, Form, C>,
     signal: F,
 }
 
 /// A server that is awaited.
 pub struct ServeFuture(Pin<Box<dyn Future<Output = io::Result<()>> + Send>>);
 
-impl<K: Kind, A: App<K, Form>, Form: 'static> Serve<K, A, Form> {
+impl<K: Kind, A: App<K, Form>, Form: 'static, C: Carrier<K>> Serve<K, A, Form, C> {
     /// Ends the server also when this future resolves: it accepts nothing more and lets its connections leave as in a
     /// drain without a successor. A worker drains without it; `worker.draining()` may be given all the same.
-    pub fn with_graceful_shutdown<F>(self, signal: F) -> WithGracefulShutdown<K, A, Form, F>
+    pub fn with_graceful_shutdown<F>(self, signal: F) -> WithGracefulShutdown<K, A, Form, F, C>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -96,28 +104,28 @@ impl<K: Kind, A: App<K, Form>, Form: 'static> Serve<K, A, Form> {
     }
 
     async fn run(self, signal: impl Future<Output = ()> + Send) {
-        let Self { listener, mut app, .. } = self;
+        let Self { listener, mut app, carrier, .. } = self;
         let link = listener.link().cloned();
         let mut signal = pin!(signal);
         let mut begun = pin!(phase::begun(link.clone()));
         let mut over = pin!(phase::nothing_more_comes(link));
         let (phase, watching) = watch::channel(None);
-        loop {
+        let mut signalled = false;
+        let drains = loop {
             tokio::select! {
                 biased;
-                drain = &mut begun, if phase.borrow().is_none() => {
-                    phase.send_replace(Some(drain));
-                }
-                () = &mut over => break,
-                () = &mut signal => {
+                drain = &mut begun, if phase.borrow().is_none() => drop(phase.send_replace(Some(drain))),
+                () = &mut over => break true,
+                () = &mut signal, if !signalled => {
+                    signalled = true;
                     // A drain says more than the signal, which may well follow from it.
                     if phase.borrow().is_none() {
                         phase.send_replace(Some(Drain { successor: false, deadline: Instant::now() + GRACE }));
+                        break false;
                     }
-                    break;
                 }
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => begin(&mut app, stream, &peer, watching.clone()).await,
+                    Ok((stream, peer)) => begin(&mut app, &carrier, (stream, peer), watching.clone()).await,
                     Err(error) if is_the_clients(&error) => {}
                     Err(error) => {
                         tracing::debug!(%error, "accept");
@@ -125,21 +133,29 @@ impl<K: Kind, A: App<K, Form>, Form: 'static> Serve<K, A, Form> {
                     }
                 },
             }
-        }
-        drop((listener, watching));
+        };
+        // What moves in a drain is handed over by its listener; otherwise the port is given up at once.
+        let listener = drains.then_some(listener);
+        drop(watching);
         phase.closed().await;
+        drop(listener);
     }
 }
 
 /// Starts a connection's own task.
-async fn begin<K: Kind, A: App<K, Form>, Form>(app: &mut A, stream: Stream<K>, peer: &K::Addr, phase: Phase) {
-    match app.service(Accepted::new(&stream, peer)).await {
-        Ok(service) => drop(tokio::spawn(connection::serve(stream, service, phase))),
+async fn begin<K: Kind, A: App<K, Form>, Form>(
+    app: &mut A,
+    carrier: &impl Carrier<K>,
+    (stream, peer): (Stream<K>, K::Addr),
+    phase: Phase,
+) {
+    match app.service(Accepted::new(&stream, &peer)).await {
+        Ok(service) => drop(tokio::spawn(carrier.clone().serve(stream, service, phase))),
         Err(error) => tracing::debug!(%error, "the application has no service for a connection"),
     }
 }
 
-impl<K: Kind, A: App<K, Form>, Form: 'static> IntoFuture for Serve<K, A, Form> {
+impl<K: Kind, A: App<K, Form>, Form: 'static, C: Carrier<K>> IntoFuture for Serve<K, A, Form, C> {
     type Output = io::Result<()>;
     type IntoFuture = ServeFuture;
 
@@ -148,7 +164,7 @@ impl<K: Kind, A: App<K, Form>, Form: 'static> IntoFuture for Serve<K, A, Form> {
     }
 }
 
-impl<K: Kind, A: App<K, Form>, Form: 'static, F> IntoFuture for WithGracefulShutdown<K, A, Form, F>
+impl<K: Kind, A: App<K, Form>, Form: 'static, F, C: Carrier<K>> IntoFuture for WithGracefulShutdown<K, A, Form, F, C>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -171,13 +187,13 @@ impl Future for ServeFuture {
     }
 }
 
-impl<K: Kind, A, Form> fmt::Debug for Serve<K, A, Form> {
+impl<K: Kind, A, Form, C> fmt::Debug for Serve<K, A, Form, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve").field("listener", &self.listener).finish_non_exhaustive()
     }
 }
 
-impl<K: Kind, A, Form, F> fmt::Debug for WithGracefulShutdown<K, A, Form, F> {
+impl<K: Kind, A, Form, F, C> fmt::Debug for WithGracefulShutdown<K, A, Form, F, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WithGracefulShutdown").field("serve", &self.serve).finish_non_exhaustive()
     }

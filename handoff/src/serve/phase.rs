@@ -20,7 +20,7 @@ pub(super) const GOAWAY_SPREAD: Duration = Duration::from_millis(500);
 
 /// A drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Drain {
+pub struct Drain {
     /// Whether another worker may take connections over.
     pub(super) successor: bool,
     /// The soft deadline: idle connections are closed before.

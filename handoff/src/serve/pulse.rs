@@ -4,7 +4,7 @@
 //! among each other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::worker::Activity;
 
@@ -13,6 +13,8 @@ use crate::worker::Activity;
 pub(super) struct Pulse {
     /// hyper waits for a request's head: it has done with all before it, bodies included.
     awaits_head: AtomicBool,
+    /// How often hyper has begun to wait for a head.
+    heads: AtomicU64,
     /// Bytes came since hyper began to wait for a head.
     head_begun: AtomicBool,
     /// The head takes too long.
@@ -38,6 +40,7 @@ impl Pulse {
 
     /// hyper begins to wait for a head.
     pub(super) fn head_awaited(&self) {
+        self.heads.store(self.heads.load(Relaxed) + 1, Relaxed);
         self.head_begun.store(false, Relaxed);
         self.awaits_head.store(true, Relaxed);
     }
@@ -51,9 +54,10 @@ impl Pulse {
         self.head_begun.store(true, Relaxed);
     }
 
-    /// Whether a head has begun and is not complete. A part that came together with the request before it is not seen.
-    pub(super) fn is_within_head(&self) -> bool {
-        self.awaits_head.load(Relaxed) && self.head_begun.load(Relaxed)
+    /// The number of the head that has begun and is not complete. A part that came together with the request before it is
+    /// not seen.
+    pub(super) fn present_head(&self) -> Option<u64> {
+        (self.awaits_head.load(Relaxed) && self.head_begun.load(Relaxed)).then(|| self.heads.load(Relaxed))
     }
 
     pub(super) fn end_of_head_time(&self) {

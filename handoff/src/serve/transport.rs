@@ -12,6 +12,9 @@ use crate::worker::Activity;
 
 /// A connection's IO.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
+    /// Whether it can move at all.
+    const MOVES: bool = true;
+
     /// Gives the connection to another worker, which reads these bytes first.
     fn hand_over(self, unread: Bytes) -> impl Future<Output = Outcome<Self>> + Send;
 

@@ -107,6 +107,7 @@ impl Link {
                     return Err(Broken::Handover(id));
                 }
             }
+            ToWorker::Tickets { keys } => self.tickets_came(keys),
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::index::{Index, Indices};
 use super::orders::Orders;
 use super::port::{Inbox, Incoming, Port};
 use super::state::{Cause, Left, State, Step};
+use super::tickets::Tickets;
 use crate::address::ListenAddress;
 use crate::board::{self, WorkerBoard};
 use crate::channel::Channel;
@@ -65,6 +66,7 @@ pub(crate) struct Link {
     /// Whether the channel is of no use any more, and was, or is being, read to its end. The state says so a moment later.
     pub(super) ended: AtomicBool,
     indices: Arc<Indices>,
+    pub(super) tickets: Tickets,
     /// Whether a driver runs.
     pub(super) driving: AtomicBool,
     /// Wakes the driver.
@@ -142,6 +144,7 @@ impl Link {
             receiving: Mutex::default(),
             ended: AtomicBool::new(false),
             indices: Arc::default(),
+            tickets: Tickets::default(),
             driving: AtomicBool::new(false),
             kick: Notify::new(),
             alarm: board::bell()?,

@@ -6,6 +6,7 @@
 //! - `driver`: the task that reads the channel; `watch`, `deadlines`: the thread that keeps time and sees the master go;
 //! - `port`, `copy`, `waiters`, `index`: one listener as the worker holds it;
 //! - `tie`: one connection in the worker's count; `ages`: which of them is the oldest; `activity`: which is in a request;
+//! - `tickets`: the keys of session tickets;
 //! - `process`: the one worker of this process, its signals and its end.
 //!
 //! Invariant: in a process without a master nothing here does anything, and a server runs as it would without Everport.
@@ -26,6 +27,7 @@ pub(crate) mod state;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tickets;
 pub(crate) mod tie;
 pub(crate) mod waiters;
 mod watch;
@@ -135,9 +137,12 @@ impl Worker {
     /// Resolves as soon as the worker drains, or its master is lost: earlier than [`draining`](Self::draining), which waits
     /// for first reads. For a program that hands connections over: they need no first read here. Never without a master.
     pub fn drain_begins(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let watched = self.link().map(|link| link.state.subscribe());
+        let watched = self.link().map(|link| (Arc::clone(link), link.state.subscribe()));
         async move {
-            if let Some(mut state) = watched
+            if let Some((link, _)) = &watched {
+                link.drive_if_possible();
+            }
+            if let Some((_, mut state)) = watched
                 // As in `draining`.
                 && state.wait_for(|state| state.step().is_some()).await.is_ok()
             {

@@ -17,16 +17,16 @@ pub(crate) struct Tie {
     /// The offer that it came by; none when this process accepted it itself.
     offer: Option<OfferId>,
     unread: AtomicBool,
-    age: Age,
     /// Whether others may have a copy, for it was handed over and came back.
     passed: bool,
+    age: Age,
 }
 
 impl Tie {
     /// Counts a connection. Called while the worker's state is held, so that no drain can pass between.
     pub(crate) fn new(link: &Arc<Link>, listener: ListenerId, offer: Option<OfferId>) -> Self {
         let age = link.connection_begins();
-        Self { link: Arc::clone(link), listener, offer, unread: AtomicBool::new(true), age, passed: false }
+        Self { link: Arc::clone(link), listener, offer, unread: AtomicBool::new(true), passed: false, age }
     }
 
     /// Notes that the application has read from the stream, or has seen that it cannot.

@@ -151,8 +151,8 @@ fn last_reload(record: &ReloadRecord) -> String {
 
 /// What became of the connections of a generation that drained.
 fn what_became(record: &ReloadRecord) -> String {
-    let ReloadRecord { finished, lingered, cut, .. } = record;
-    format!("{finished} finished, {lingered} closed at the soft deadline, {cut} cut")
+    let ReloadRecord { moved, finished, lingered, cut, .. } = record;
+    format!("{moved} moved, {finished} finished, {lingered} closed at the soft deadline, {cut} cut")
 }
 
 fn master_state(state: MasterState) -> &'static str {
@@ -235,7 +235,7 @@ reload: generation 4 on probation for another 12s
 
 last reload: generation 3 committed, 2 workers ready in 41 ms
   at 2026-01-02T03:04:05Z, asked for by the control client 812, uid 1000, took 52 ms
-  connections of generation 2: 10 finished, 4 closed at the soft deadline, 1 cut, in 1500 ms
+  connections of generation 2: 6 moved, 10 finished, 4 closed at the soft deadline, 1 cut, in 1500 ms
 ";
         assert_eq!(status(&sample()), expected);
     }

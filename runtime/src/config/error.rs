@@ -183,6 +183,8 @@ pub(crate) enum Problem {
     TooLong,
     #[error("must be longer than zero")]
     Zero,
+    #[error("must be at least 1s")]
+    TooShort,
     #[error("the unit is missing, write for example 512MiB or 2GiB")]
     SizeUnitMissing,
     #[error("not an amount of memory, write for example 512MiB or 2GiB")]

@@ -40,6 +40,7 @@ impl TryFrom<RawConfig> for Config {
             recycle_age: raw.one(Setting::RecycleAge, read::some_time)?,
             recycle_connections: raw.one(Setting::RecycleConnections, read::number(1, i64::MAX))?,
             recycle_at_once: raw.sure(Setting::RecycleAtOnce, read::number(1, i64::from(MAX_WORKERS)))?,
+            ticket_rotation: raw.sure(Setting::TicketRotation, read::seconds)?,
             env: raw.many(Setting::Env, read::pair)?.into_iter().collect(),
             no_new_privs: raw.one(Setting::NoNewPrivs, read::switch)?.unwrap_or(is_confined),
             user,

@@ -31,6 +31,7 @@ pub(crate) enum Setting {
     RecycleAge,
     RecycleConnections,
     RecycleAtOnce,
+    TicketRotation,
     Env,
     User,
     Group,
@@ -198,7 +199,7 @@ const NEVER: Default = Default::Words("never");
 const UNLIMITED: Default = Default::Words("unlimited");
 
 /// Every key, in the order of [`Setting`].
-pub(crate) const KEYS: [Key; 40] = {
+pub(crate) const KEYS: [Key; 41] = {
     use self::Default::{Value, Words};
     use self::Setting as S;
     [
@@ -327,6 +328,13 @@ pub(crate) const KEYS: [Key; 40] = {
             Value("1"),
             "How many workers may be under replacement by recycling at once",
         ),
+        of_master(key(
+            S::TicketRotation,
+            "ticket_rotation",
+            DURATION,
+            Value("12h"),
+            "How long one key seals TLS session tickets, which are good for one to two times as long",
+        )),
         key(S::Env, "env", (Kind::Pairs, "NAME=VALUE"), NONE, "Set a variable in the workers' environment"),
         key(S::User, "user", NAME, Words("that of the master"), "The user that workers run as: a name or a number"),
         key(S::Group, "group", NAME, Words("that of the user"), "The group that workers run as: a name or a number"),

@@ -67,6 +67,12 @@ pub(super) fn some_time(text: &OsStr) -> Result<Duration, Problem> {
     if duration.is_zero() { Err(Problem::Zero) } else { Ok(duration) }
 }
 
+/// A time that is told to others in whole seconds.
+pub(super) fn seconds(text: &OsStr) -> Result<Duration, Problem> {
+    let duration = duration(text)?;
+    if duration < Duration::from_secs(1) { Err(Problem::TooShort) } else { Ok(duration) }
+}
+
 /// An amount of memory, in bytes.
 pub(super) fn size(text: &OsStr) -> Result<u64, Problem> {
     let text = utf8(text)?.trim();

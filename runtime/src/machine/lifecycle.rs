@@ -110,6 +110,7 @@ impl Machine {
     pub(super) fn worker_exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
         if let Some(worker) = self.supervision.get(id) {
             self.scheduler.exited(id, actions);
+            self.rotation.exited(id);
             let slot = worker.slot;
             let never_served = match worker.state {
                 WorkerState::Starting { .. } | WorkerState::Ready { .. } => true,
@@ -151,7 +152,7 @@ impl Machine {
                     self.give_up_for(id, KillReason::Silent, failure, now, actions);
                 }
                 WorkerState::Draining { .. } | WorkerState::Drained { .. } => {
-                    self.kill(id, KillReason::DrainTimeout, now, actions);
+                    self.kill(id, worker.dies_of, now, actions);
                 }
                 WorkerState::Hung { .. } => self.kill(id, KillReason::Hung, now, actions),
                 WorkerState::Ready { .. }

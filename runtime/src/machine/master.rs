@@ -11,6 +11,7 @@ use super::generation::Course;
 use super::listeners::Listeners;
 use super::orders::Flow;
 use super::recycling::Measuring;
+use super::rotation::Rotation;
 use super::scheduler::{Given, Scheduler};
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
@@ -37,6 +38,7 @@ pub(crate) struct Machine {
     pub(super) flow: Flow,
     pub(super) watchdog: Watchdog,
     pub(super) measuring: Measuring,
+    pub(super) rotation: Rotation,
     /// The next deadline of all but the scheduler: computed when it may have changed, not once per connection.
     lifecycle_deadline: Option<Instant>,
 }
@@ -63,6 +65,7 @@ impl Machine {
             flow: Flow::Open,
             watchdog: Watchdog::new(settings.care.hang_timeout),
             measuring: Measuring::default(),
+            rotation: Rotation::new(settings.ticket_rotation),
             lifecycle_deadline: None,
         }
     }
@@ -188,6 +191,7 @@ impl Machine {
                 self.clearing_deadline(),
                 self.watchdog.next_deadline(),
                 self.measuring.next_deadline(),
+                self.rotation.next_deadline(),
             ];
             self.lifecycle_deadline = deadlines.into_iter().flatten().min();
         }
@@ -227,6 +231,7 @@ impl Machine {
                 // First: those who serve again by it are then looked at like the others.
                 self.end_probation(now, actions);
                 self.deadlines(now, actions);
+                self.rotate_ticket_keys(now, actions);
             }
             Event::ReloadAsked { ticket } => self.reload_asked(ticket, actions),
             Event::RollbackAsked { ticket } => self.rollback_asked(ticket, now, actions),
@@ -246,6 +251,7 @@ impl Machine {
             Event::WorkerLeaving { worker } => self.worker_leaving(worker, now, actions),
             Event::WorkerDrained { worker } => self.supervision.drained(worker, now),
             Event::ChannelClosed { worker } => self.channel_closed(worker, now, actions),
+            Event::TicketKeysWanted { worker } => self.ticket_keys_wanted(worker, now, actions),
             Event::WorkerBroke { worker, reason } => self.worker_broke(worker, reason, now, actions),
             Event::WorkerExited { worker, exit } => self.worker_exited(worker, exit, now, actions),
             Event::ListenerBound { listener, spread, configured } => {
@@ -278,6 +284,7 @@ impl Settings {
             probation: self.probation.min(longest),
             steal_after: self.steal_after.min(longest),
             care: self.care.within(longest),
+            ticket_rotation: self.ticket_rotation.min(longest),
             ..self
         }
     }

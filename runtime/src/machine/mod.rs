@@ -12,6 +12,7 @@
 //! - `slots`: who fills which slot, when a crashed worker is started again, and which slot rests;
 //! - `watchdog`: which worker hangs;
 //! - `recycling`: which worker has served enough, and when its turn comes to be replaced;
+//! - `rotation`: when the keys of session tickets change, and who gets them;
 //! - `evidence`: when a program that knows nothing of Everport is ready;
 //! - `orders`: scaling, and the pause;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
@@ -30,6 +31,7 @@ mod orders;
 mod random;
 mod recycling;
 mod reload;
+mod rotation;
 mod scheduler;
 mod slots;
 mod supervision;
@@ -142,6 +144,8 @@ pub(crate) enum Event {
     ChannelClosed { worker: WorkerId },
     /// When a worker broke the protocol. It is not trusted with anything more.
     WorkerBroke { worker: WorkerId, reason: String },
+    /// When a worker asked for the keys of session tickets.
+    TicketKeysWanted { worker: WorkerId },
     /// When a worker has gone, and its channel has been read to the end. Comes exactly once per spawned worker.
     /// Its board can still be revoked and read until `Action::Forget`.
     WorkerExited { worker: WorkerId, exit: Exit },
@@ -178,6 +182,10 @@ pub(crate) enum Event {
 /// Orders to the shell, carried out in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// Make the keys of session tickets, or rotate those that there are.
+    RotateTicketKeys,
+    /// Send a worker the keys of session tickets.
+    SendTicketKeys { worker: WorkerId },
     /// Start a process. Answered by `SpawnFailed` or, in the end, by `WorkerExited`.
     Spawn { worker: WorkerId, slot: Slot, generation: Generation },
     /// Kill a worker's process group at once.
@@ -360,6 +368,8 @@ pub(crate) struct Settings {
     pub(crate) queue: usize,
     /// How workers are looked after.
     pub(crate) care: Care,
+    /// How long one key seals session tickets. Those of the master's start count to its end.
+    pub(crate) ticket_rotation: Duration,
 }
 
 /// How workers are looked after: what a slot may cost, when a worker hangs, when it has served enough.

@@ -36,7 +36,7 @@ impl Machine {
             Some(WorkerState::Active { .. } | WorkerState::Paused { .. } | WorkerState::Leaving { .. })
                 if !self.is_stopping() =>
             {
-                self.supervision.give_up_slot(id, now, actions);
+                self.supervision.dismiss(id, now, actions);
                 self.scheduler.stop(id, actions);
                 self.supervision.drain(id, true, KILL_GRACE, now, actions);
                 self.fill_slots(now, actions);

@@ -96,6 +96,8 @@ pub(super) struct Worker {
     /// The settings of its generation.
     pub(super) terms: Settings,
     pub(super) wear: Wear,
+    /// Why it is killed if it drains to its deadline.
+    pub(super) dies_of: KillReason,
 }
 
 impl Worker {
@@ -228,7 +230,8 @@ impl Supervision {
             self.slots.fill((generation, slot), worker, now);
             let state = WorkerState::Starting { since: now, ready_by: now + terms.ready_timeout };
             let wear = Wear::Fresh(terms.care.recycle.draw(self.slots.random()));
-            self.workers.insert(worker, Worker { slot, generation, state, started: now, terms, wear });
+            let dies_of = KillReason::DrainTimeout;
+            self.workers.insert(worker, Worker { slot, generation, state, started: now, terms, wear, dies_of });
             actions.push(Action::Spawn { worker, slot, generation });
             started.push(worker);
         }
@@ -264,9 +267,12 @@ impl Supervision {
         }
     }
 
-    /// The worker is about to be killed: its slot waits for the next one as after a crash.
-    pub(super) fn give_up_slot(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        self.refill_after(worker, true, now, actions);
+    /// Somebody wants the end of the worker: its slot waits for the next one as after a crash.
+    pub(super) fn dismiss(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        self.refill_after(id, true, now, actions);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.dies_of = KillReason::Asked;
+        }
     }
 
     /// The worker has served enough: it leaves once its replacement is ready, and not before.

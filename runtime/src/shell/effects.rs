@@ -59,6 +59,8 @@ impl Shell {
             Action::TellMoved { worker, handover } => self.tell_moved(worker, handover),
             Action::Return { worker, handover, connection } => self.return_to(worker, handover, connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::RotateTicketKeys => self.rotate_ticket_keys(),
+            Action::SendTicketKeys { worker } => self.send_ticket_keys(worker),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
             Action::SlotRecovered { generation, slot } => info!(%generation, %slot, "slot recovered"),
             Action::Recycling { worker, why } => self.records.recycling(worker, why),

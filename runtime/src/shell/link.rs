@@ -3,6 +3,9 @@
 //! Invariant: orders reach the worker in the order in which they were given; while one waits for room in the channel, no
 //! offer is sent.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -411,48 +414,4 @@ fn batch_length(offers: &[ConnectionId], connections: &Connections) -> usize {
         left.is_some()
     };
     offers.iter().take_while(fits).count().max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use everport_handoff::bootstrap;
-    use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
-    use everport_handoff::name::SocketName;
-
-    use super::super::connections::Connection;
-    use super::super::process::Launcher;
-    use super::super::surroundings::Output;
-    use super::*;
-    use crate::config::{Config, RawConfig, Setting, Source};
-
-    #[test]
-    fn an_offer_that_no_message_can_hold_is_found_among_the_others() {
-        // It keeps its end of the channel open, and reads nothing.
-        let mut raw = RawConfig::default();
-        for word in ["sleep", "60"] {
-            raw.add(Setting::Program, word, Source::Flag);
-        }
-        let config = Config::try_from(raw).unwrap();
-        let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
-        let ends = bootstrap::prepare().unwrap();
-        let mut launcher = Launcher::new(&config, None).unwrap();
-        let inherited = &ends.inherited;
-        let process = launcher
-            .spawn(identity.generation, |command, _| inherited.pass_to(command, identity), &Output::Inherited)
-            .unwrap();
-        let bell = || everport_handoff::board::bell().unwrap();
-        let mut link = Link::new(identity, ends, [bell(), bell()], process);
-        let mut connections = Connections::default();
-        let peers = [SocketName::Unnamed, SocketName::Path("x".repeat(20_000).into()), SocketName::Unnamed];
-        let ids = peers.map(|peer| connections.keep(Connection::new(bell(), peer, ListenerId(1))));
-        for id in ids {
-            assert!(link.stage(id).unwrap());
-        }
-        let sent = link.send_offers(&connections);
-        assert_eq!((sent.failed, sent.unsayable), (Vec::new(), vec![ids[1]]));
-        assert_eq!(sent.room.unwrap(), Room::Enough);
-        let process = link.process.take().unwrap();
-        process.kill();
-        process.wait().unwrap();
-    }
 }

@@ -29,6 +29,7 @@ mod signals;
 mod sources;
 mod status;
 mod surroundings;
+mod tickets;
 mod worker_log;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::WorkerId;
 use everport_handoff::socket::InheritedSockets;
+use everport_handoff::tickets::TicketKeys;
 use tracing::info;
 
 use self::audit::Audit;
@@ -89,6 +91,8 @@ struct Shell {
     listeners: Listeners,
     connections: Connections,
     links: HashMap<WorkerId, Link>,
+    /// Nothing until a worker asks for them.
+    ticket_keys: Option<TicketKeys>,
     /// The workers that have no link.
     foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
@@ -130,6 +134,7 @@ impl Shell {
             listeners: Listeners::new(config.policy, inherited),
             connections: Connections::default(),
             links: HashMap::new(),
+            ticket_keys: None,
             foreigners,
             staged: Vec::new(),
             starved: BTreeSet::new(),

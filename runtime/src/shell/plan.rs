@@ -149,6 +149,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         words: board::OFFER_WORDS,
         queue: QUEUE,
         care: care(config),
+        ticket_rotation: config.ticket_rotation,
     }
 }
 

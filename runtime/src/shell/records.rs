@@ -76,6 +76,7 @@ const MAX_ASKED: usize = 256;
 /// What became of the connections of a generation that drains.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
+    moved: u64,
     finished: u64,
     lingered: u64,
     cut: u64,
@@ -196,6 +197,7 @@ impl Records {
             finished: 0,
             lingered: 0,
             cut: 0,
+            moved: 0,
             asked: u64::try_from(asked.len()).unwrap_or(u64::MAX),
             waited_ms: millis(began.saturating_duration_since(first.at)),
             probation_ms,
@@ -224,24 +226,29 @@ impl Records {
                 self.refusals.pop_first();
             }
         }
+        // What it has handed over moves on without it.
+        let under_way = u64::try_from(link.handovers.len()).unwrap_or(u64::MAX);
+        let moved = view.counters.given + under_way;
         // A worker that ends by itself has finished what it had.
-        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active };
+        let cut = if exit == Exit::Code(0) { 0 } else { link.figures().active.saturating_sub(under_way) };
         let lingered = link.figures().lingered;
         let (voluntary, killed) = (view.state.ends_well(exit), killed(view));
         let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
-        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(cut).saturating_sub(lingered));
+        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(moved + lingered + cut));
         info!(
-            %worker, %slot, %generation, pid, exit = words(exit), killed, voluntary, uptime_ms, finished, lingered, cut,
-            "worker exited"
+            %worker, %slot, %generation, pid, exit = words(exit), killed, voluntary, uptime_ms, moved, finished, lingered,
+            cut, lost = link.lost, "worker exited"
         );
         if retired {
             let tally = self.drains.entry(generation).or_default();
+            tally.moved += moved;
             tally.finished += finished;
             tally.lingered += lingered;
             tally.cut += cut;
             let tally = *tally;
             if let Some(record) = self.record_of(generation) {
-                (record.finished, record.lingered, record.cut) = (tally.finished, tally.lingered, tally.cut);
+                (record.moved, record.finished) = (tally.moved, tally.finished);
+                (record.lingered, record.cut) = (tally.lingered, tally.cut);
             }
         }
     }
@@ -257,14 +264,14 @@ impl Records {
 
     /// The last worker of a generation that drained has gone.
     pub(super) fn generation_drained(&mut self, generation: Generation, after: Duration) {
-        let Tally { finished, lingered, cut } = self.drains.remove(&generation).unwrap_or_default();
+        let Tally { moved, finished, lingered, cut } = self.drains.remove(&generation).unwrap_or_default();
         let draining_ms = millis(after);
-        info!(%generation, finished, lingered, cut, draining_ms, "generation drained");
+        info!(%generation, moved, finished, lingered, cut, draining_ms, "generation drained");
         if let Some(record) = self.record_of(generation) {
             record.draining_ms = Some(draining_ms);
         }
         let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
-        self.audit.append(&AuditLine::Drained { generation, at, finished, lingered, cut, draining_ms });
+        self.audit.append(&AuditLine::Drained { generation, at, finished, lingered, cut, moved, draining_ms });
     }
 
     /// The record of the reload that retired this generation.

@@ -224,6 +224,7 @@ impl Shell {
             ToMaster::Ready => self.tell(worker, Word::Ready, Event::WorkerReady { worker }),
             ToMaster::Leave => self.tell(worker, Word::Leaving, Event::WorkerLeaving { worker }),
             ToMaster::Drained => self.tell(worker, Word::Drained, Event::WorkerDrained { worker }),
+            ToMaster::WantTickets => self.note(Event::TicketKeysWanted { worker }),
             ToMaster::Handover { id, listener, peer, offer, parcel } => {
                 let gift = Gift { id, listener, peer, offer, parcel };
                 self.heed_gift(worker, gift, Received { message: (), fds, missing });

@@ -138,6 +138,8 @@ impl Shell {
             taken: view.counters.taken,
             refused: view.counters.refused,
             revoked: view.counters.revoked,
+            given: view.counters.given,
+            received: view.counters.received,
             soft_deadline_in_seconds: link.and_then(|_| self.soft_deadline(view)).map(seconds_until),
             oldest_seconds: link.and_then(|link| link.oldest(uptime)).map(|age| age.as_secs()),
             requests: figures.requests,

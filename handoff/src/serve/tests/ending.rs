@@ -147,3 +147,29 @@ async fn a_head_in_time_starts_no_clock_for_what_comes_after() {
     nothing_more_happens().await;
     assert!(!task.is_finished());
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_head_has_its_own_time() {
+    let server = Server::new();
+    let (mut client, task) = server.connect();
+    for path in ["one", "two", "three"] {
+        client.write_all(format!("GET /{path} HT").as_bytes()).await.unwrap();
+        let _ = tokio::time::timeout(HEAD_TIMEOUT * 2 / 3, std::future::pending::<()>()).await;
+        client.write_all(b"TP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        read_until(&mut client, path).await;
+    }
+    assert!(!task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_there_at_the_moment_of_closing_is_answered() {
+    let server = Server::new();
+    let (mut client, _task) = server.connect();
+    ask(&mut client, "/one").await;
+    read_until(&mut client, "GET /one").await;
+    // The moment is now: neither the drain nor the request has been seen.
+    server.drain(false, Duration::ZERO);
+    ask(&mut client, "/two").await;
+    let response = read_to_end(&mut client).await;
+    assert!(response.ends_with("GET /two") && response.contains("connection: close"), "{response}");
+}

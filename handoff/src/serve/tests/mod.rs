@@ -4,6 +4,8 @@ mod byte_exact;
 mod ending;
 mod http2;
 mod moving;
+#[cfg(feature = "rustls")]
+mod tls;
 
 use std::convert::Infallible;
 use std::io;
@@ -157,14 +159,14 @@ fn stream(pieces: usize) -> Body {
 }
 
 /// What comes until the server ends its side, without what changes with the time.
-async fn read_to_end(client: &mut DuplexStream) -> String {
+async fn read_to_end(client: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).await.unwrap();
     undated(&bytes)
 }
 
 /// One response without a body, or with one that ends with `end`.
-async fn read_until(client: &mut DuplexStream, end: &str) -> String {
+async fn read_until(client: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end.as_bytes()) {
         assert_ne!(client.read_buf(&mut bytes).await.unwrap(), 0, "{}", String::from_utf8_lossy(&bytes));
@@ -177,6 +179,6 @@ fn undated(bytes: &[u8]) -> String {
     text.split_inclusive("\r\n").filter(|line| !line.starts_with("date: ")).collect()
 }
 
-async fn ask(client: &mut DuplexStream, path: &str) {
+async fn ask(client: &mut (impl AsyncWrite + Unpin), path: &str) {
     client.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
 }

@@ -140,6 +140,20 @@ async fn the_offer_is_named_only_while_the_master_may_have_its_copy() {
 }
 
 #[tokio::test]
+async fn its_own_copy_is_closed_once_the_message_is_sent() {
+    let (mut giver, mut stream) = Giver::new().await;
+    giver.settle();
+    reads(&mut stream, b"next").await;
+    let mut moving = Box::pin(stream.handover(Load::default()));
+    assert!(still_pends(&mut moving));
+    let handover = giver.master.hear_handover().await;
+    assert!(!giver.connection.is_ended());
+    drop(handover.fds);
+    assert!(giver.connection.is_ended(), "the message had the last copy");
+    assert_eq!(giver.active(), 1);
+}
+
+#[tokio::test]
 async fn a_returned_connection_goes_on_where_it_was() {
     let (mut giver, stream) = Giver::new().await;
     giver.settle();
@@ -244,18 +258,48 @@ async fn an_outcome_that_a_lost_master_left_in_the_channel_counts() {
     moving.await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn what_the_channel_had_no_room_for_is_not_lost_with_the_master() {
-    let (giver, stream) = Giver::new().await;
-    let Giver { master, link, .. } = giver;
-    let address = address("127.0.0.1:0");
+/// Lets messages of `bind` wait until the channel is full.
+fn fill(link: &Arc<Link>) -> Vec<impl Future + use<>> {
     let mut asked = Vec::new();
     while link.desk().outbox.is_empty() {
-        let mut bind = Box::pin(TcpListener::bind_by(&link, &address));
+        let link = Arc::clone(link);
+        let mut bind = Box::pin(async move { TcpListener::bind_by(&link, &address("127.0.0.1:0")).await });
         assert!(still_pends(&mut bind));
         asked.push(bind);
         assert!(asked.len() < 1_000_000, "the channel is bounded");
     }
+    asked
+}
+
+#[tokio::test]
+async fn what_waits_for_room_is_sent_in_its_order_with_its_own_descriptors() {
+    let (giver, stream) = Giver::new().await;
+    let asked = fill(&giver.link);
+    let mut moving = Box::pin(stream.handover(Load::Unread(load(MAX_INLINE + 1))));
+    assert!(still_pends(&mut moving));
+    worker(&giver.link).leave();
+    let mut questions = 0;
+    let Received { message, fds, .. } = loop {
+        let received = giver.master.receive().await;
+        match received.message {
+            ToMaster::Ready => {}
+            ToMaster::Listen { .. } => questions += 1,
+            _ => break received,
+        }
+        assert!(received.fds.is_empty());
+    };
+    assert!(matches!(message, ToMaster::Handover { .. }), "{message:?}");
+    assert_eq!((questions, fds.len()), (asked.len(), 2));
+    let socket = StdStream::from(fds.into_iter().next().unwrap());
+    assert_eq!(socket.peer_addr().unwrap(), giver.connection.client.local_addr().unwrap());
+    assert_eq!(giver.master.hear().await, ToMaster::Leave);
+}
+
+#[tokio::test]
+async fn what_the_channel_had_no_room_for_is_not_lost_with_the_master() {
+    let (giver, stream) = Giver::new().await;
+    let Giver { master, link, .. } = giver;
+    let _asked = fill(&link);
     let mut moving = Box::pin(stream.handover(Load::Unread(Bytes::from_static(b"head"))));
     assert!(still_pends(&mut moving));
     let mut late = Box::pin(worker(&link).drain_begins());

@@ -7,7 +7,11 @@ mod lost;
 mod offers;
 mod parcels;
 mod resumed;
+#[cfg(feature = "http")]
+mod serving;
 mod shared;
+#[cfg(feature = "rustls")]
+mod tickets;
 mod unread;
 
 use std::future::Future;

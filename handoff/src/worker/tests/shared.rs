@@ -141,3 +141,18 @@ async fn what_is_accepted_from_a_shared_listener_is_counted_until_it_is_dropped(
     drop(stream);
     assert_eq!(master.board.figures().active, 0);
 }
+
+#[tokio::test]
+async fn what_is_accepted_from_a_shared_listener_can_be_handed_over() {
+    let (master, _link, listener, shared) = sharing().await;
+    master.say(&ToWorker::Activate, &[]);
+    let client = StdStream::connect(shared.local_addr().unwrap()).unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    assert_eq!(peer, client.local_addr().unwrap());
+    let moving = tokio::spawn(stream.handover(crate::handover::Load::default()));
+    let handover = master.hear_handover().await;
+    assert_eq!((handover.offer, handover.peer), (None, peer.into()));
+    master.end(handover.id, HandoverOutcome::Moved, &[]);
+    moving.await.unwrap().unwrap();
+    assert_eq!(master.board.figures().active, 0);
+}

@@ -88,6 +88,7 @@ fn nothing_given_is_all_defaults() {
         recycle_age: None,
         recycle_connections: None,
         recycle_at_once: 1,
+        ticket_rotation: Duration::from_secs(12 * 60 * 60),
         env: BTreeMap::new(),
         user: None,
         group: None,
@@ -162,6 +163,7 @@ fn every_key_can_come_from_the_environment() {
         ("EVERPORT_RECYCLE_MEMORY", "512MiB"),
         ("EVERPORT_RECYCLE_AGE", "2h"),
         ("EVERPORT_RECYCLE_AT_ONCE", "3"),
+        ("EVERPORT_TICKET_ROTATION", "1s"),
         ("EVERPORT_ENV", "A=1 2\nB="),
         ("EVERPORT_USER", "nobody"),
         ("EVERPORT_GROUP", "65534"),
@@ -188,7 +190,7 @@ fn every_key_can_come_from_the_environment() {
     assert_eq!((config.strategy, config.probation), (Strategy::Rolling, Duration::from_secs(30)));
     assert_eq!((config.restart_limit, config.restart_period), (5, Duration::from_secs(10)));
     assert_eq!((config.recycle_memory, config.recycle_age), (Some(512 << 20), Some(Duration::from_secs(7200))));
-    assert_eq!(config.recycle_at_once, 3);
+    assert_eq!((config.recycle_at_once, config.ticket_rotation), (3, Duration::from_secs(1)));
     let env = [("A", "1 2"), ("B", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(config.env, BTreeMap::from(env));
     assert_eq!((config.user.as_deref(), config.group.as_deref()), (Some("nobody"), Some("65534")));
@@ -279,6 +281,7 @@ fn a_wrong_variable_is_named_with_its_value_and_what_was_wanted() {
         ("EVERPORT_DRAIN_MEMORY", "0MiB", "not an amount of memory, write for example 512MiB or 2GiB"),
         ("EVERPORT_DRAIN_MEMORY", "much", "not an amount of memory, write for example 512MiB or 2GiB"),
         ("EVERPORT_HANG_TIMEOUT", "0s", "must be longer than zero"),
+        ("EVERPORT_TICKET_ROTATION", "999ms", "must be at least 1s"),
         ("EVERPORT_RECYCLE_CONNECTIONS", "0", "want a whole number from 1 to 9223372036854775807"),
         ("EVERPORT_ENV", "novalue", "want NAME=VALUE"),
         ("EVERPORT_ENV", "=x", "want NAME=VALUE"),

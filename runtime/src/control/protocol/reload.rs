@@ -54,6 +54,9 @@ pub(crate) struct ReloadRecord {
     pub(crate) lingered: u64,
     /// Connections of that generation that were cut at the deadline.
     pub(crate) cut: u64,
+    /// Connections of that generation that moved to others.
+    #[serde(default)]
+    pub(crate) moved: u64,
     /// How many asked for it.
     #[serde(default)]
     pub(crate) asked: u64,
@@ -93,6 +96,8 @@ pub(crate) enum AuditLine {
         #[serde(default)]
         lingered: u64,
         cut: u64,
+        #[serde(default)]
+        moved: u64,
         draining_ms: u64,
     },
 }

@@ -115,6 +115,12 @@ pub(crate) struct WorkerStatus {
     pub(crate) taken: u64,
     pub(crate) refused: u64,
     pub(crate) revoked: u64,
+    /// Connections of this worker that moved to others.
+    #[serde(default)]
+    pub(crate) given: u64,
+    /// Connections of others that moved to this worker; they are among the `taken` ones.
+    #[serde(default)]
+    pub(crate) received: u64,
     /// In how long connections on which nothing is under way are closed gently, while it drains.
     #[serde(default)]
     pub(crate) soft_deadline_in_seconds: Option<u64>,

@@ -12,6 +12,7 @@ mod offers;
 mod probation;
 mod reload;
 mod respawn;
+mod rotation;
 mod simulation;
 mod states;
 mod stealing;

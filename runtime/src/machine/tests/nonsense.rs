@@ -13,7 +13,7 @@ fn event(random: &mut Random) -> Event {
     let listener = ListenerId(random.below(4) as u32);
     let connection = ConnectionId(random.below(24));
     let reason = String::new();
-    match random.below(35) {
+    match random.below(36) {
         0 => Event::Started,
         1..=3 => Event::Deadline,
         4 => Event::ReloadAsked { ticket: Ticket(random.below(4)) },
@@ -45,6 +45,7 @@ fn event(random: &mut Random) -> Event {
         29 => Event::Measured { worker, memory: Some(random.next()), taken: random.next() },
         30 => Event::RollbackAsked { ticket: Ticket(random.below(4)) },
         31 => Event::DrainingMeasured { bytes: random.below(1_000) },
+        34 => Event::TicketKeysWanted { worker },
         32 | 33 => Event::HandedOver { worker, handover: HandoverId(random.below(4)), listener, connection },
         _ => {
             let how = [Settled::Taken, Settled::Refused, Settled::Revoked, Settled::Released];

@@ -69,6 +69,7 @@ impl History {
             queue: random.below(12) as usize,
             words: 8 + random.below(16) as usize,
             care: care(&mut random),
+            ticket_rotation: Duration::from_millis(100 + random.below(10_000)),
         };
         let mut world = World::with(settings);
         world.dies_slowly = true;
@@ -138,6 +139,11 @@ impl History {
             97 if self.random.one_in(2) => self.world.next_spawn_fails = self.random.one_in(2),
             97 if self.random.one_in(2) => self.edit_plan(),
             97 => self.some_order(),
+            98 if self.random.one_in(2) => {
+                if let Some(worker) = self.alive(|_| true) {
+                    self.world.feed(Event::TicketKeysWanted { worker });
+                }
+            }
             98 => self.world.feed(Event::AcceptExhausted),
             _ if self.random.one_in(6) => {
                 let at_once = self.random.one_in(3);

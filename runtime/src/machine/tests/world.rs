@@ -140,6 +140,7 @@ pub(super) struct World {
     pub(super) dies_slowly: bool,
     /// Whether the next process cannot be started.
     pub(super) next_spawn_fails: bool,
+    pub(super) has_ticket_keys: bool,
     /// How much memory every worker that drains has.
     pub(super) memory: u64,
     /// What the next reload finds.
@@ -148,6 +149,8 @@ pub(super) struct World {
     preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
+    /// The listeners that were closed. Another may have come under the same id since, as in no real master.
+    closed: BTreeSet<ListenerId>,
     events: VecDeque<Event>,
     offered_once: BTreeSet<ConnectionId>,
     backoff: Backoff,
@@ -176,11 +179,13 @@ impl World {
             tickets: BTreeMap::new(),
             dies_slowly: false,
             next_spawn_fails: false,
+            has_ticket_keys: false,
             memory: 0,
             plan: Plan { settings, configured: BTreeMap::from([(PORT, Spread::Offered)]), fails: false },
             preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
+            closed: BTreeSet::new(),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
             backoff: Backoff::new(settings.care),
@@ -213,6 +218,7 @@ impl World {
                 recycle: Limits::default(),
                 recycle_at_once: 1,
             },
+            ticket_rotation: Duration::from_secs(12 * 60 * 60),
         }
     }
 

@@ -127,7 +127,7 @@ impl World {
         let owner_is_dead = self.workers.values().any(|process| owned(process) && process.exited);
         let refused = self.offered_once.contains(&connection) && self.count_offers(connection) > 100;
         assert!(
-            owner_is_dead || !self.ports.contains_key(&listener) || refused,
+            owner_is_dead || self.closed.contains(&listener) || refused,
             "{connection:?} is shut down without need"
         );
     }

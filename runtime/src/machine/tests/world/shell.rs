@@ -174,6 +174,7 @@ impl World {
             }
             Action::CloseListener { listener } => {
                 self.ports.remove(&listener).expect("a listener is closed once");
+                self.closed.insert(listener);
             }
             Action::StartAccepting { listener } => self.set_accepting(listener, true),
             Action::StopAccepting { listener } => self.set_accepting(listener, false),
@@ -183,6 +184,11 @@ impl World {
             Action::Measure { worker } => {
                 let Process { memory, taken_in_all: taken, .. } = *self.worker(worker.0);
                 self.events.push_back(Event::Measured { worker, memory: Some(memory), taken });
+            }
+            Action::RotateTicketKeys => self.has_ticket_keys = true,
+            Action::SendTicketKeys { worker } => {
+                assert!(self.has_ticket_keys, "there are no keys to send");
+                assert!(!self.worker(worker.0).exited, "{worker:?} is sent keys when it has gone");
             }
             Action::SlotRests { generation, slot, .. } => self.backoff.rests(generation, slot),
             Action::SlotRecovered { generation, slot } => self.backoff.recovers(generation, slot, self.now),
