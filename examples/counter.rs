@@ -92,7 +92,7 @@ impl Session {
 
 /// Serves a client until it leaves or moves. An error means that the client broke off, which is its right.
 async fn serve(mut stream: TcpStream, mut session: Session, worker: Worker, version: u32) -> io::Result<()> {
-    let mut draining = pin!(worker.drain_begins());
+    let (mut draining, mut time_to_go) = (pin!(worker.drain_begins()), pin!(worker.soft_deadline()));
     let mut stays = false;
     loop {
         while let Some(count) = session.count_line() {
@@ -112,6 +112,8 @@ async fn serve(mut stream: TcpStream, mut session: Session, worker: Worker, vers
                 Err(HandoverError::Returned { stream: back, .. }) => (stream, stays) = (back, true),
                 Err(lost) => return Err(io::Error::other(lost)),
             },
+            // At a stop nobody goes on with those who do not leave by themselves.
+            () = &mut time_to_go, if stays && !worker.has_successor() => return Ok(()),
         }
     }
 }

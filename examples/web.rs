@@ -5,8 +5,9 @@
 //! $ cargo run --release --example web -- --listen 127.0.0.1:9000 --workers 4
 //! ```
 //!
-//! `/` says who answers, `/slow?ms=2000` takes its time, `POST /upload` counts the bytes, `/stream?chunks=5&ms=100` answers
-//! piece by piece. `/block?ms=1000`, `/exit?code=3` and `/abort` do what a server should not, to see what becomes of it.
+//! `/` says who answers, `/you` who asks, `/slow?ms=2000` takes its time, `POST /upload` counts the bytes,
+//! `/stream?chunks=5&ms=100` answers piece by piece. `/block?ms=1000`, `/exit?code=3` and `/abort` do what a server should
+//! not, to see what becomes of it.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
 use axum::http::HeaderValue;
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -57,7 +58,7 @@ fn main() -> everport::Result<()> {
             say_what_to_do(listener.local_addr()?)?;
         }
         // As `axum::serve`, but that idle connections move to the next worker when this one drains.
-        serve(listener, app(me)).await
+        serve(listener, app(me).into_make_service_with_connect_info::<SocketAddr>()).await
     })
 }
 
@@ -76,6 +77,7 @@ fn say_what_to_do(address: SocketAddr) -> io::Result<()> {
 fn app(me: Identity) -> Router {
     Router::new()
         .route("/", get(hello))
+        .route("/you", get(you))
         .route("/slow", get(slow))
         .route("/upload", post(upload))
         .route("/stream", get(stream))
@@ -89,6 +91,11 @@ fn app(me: Identity) -> Router {
 
 async fn hello(State(me): State<Identity>) -> String {
     format!("hello from worker {} in slot {}, generation {}, process {}\n", me.worker, me.slot, me.generation, me.pid)
+}
+
+/// The same after any number of moves.
+async fn you(ConnectInfo(client): ConnectInfo<SocketAddr>) -> String {
+    format!("you are {client}\n")
 }
 
 /// A drain waits for requests like this one.

@@ -189,6 +189,21 @@ fn a_frame_that_is_cut_anywhere_is_one_message_to_the_next_generation() {
 }
 
 #[test]
+fn a_stop_says_goodbye() {
+    let master = Setup::program(CHAT, &["--listen", "127.0.0.1:0"]).set("EVERPORT_DRAIN_GRACE", "300ms").start();
+    let mut stream = join(&master);
+    master.term();
+    let mut goodbye = [0; 20];
+    stream.read_exact(&mut goodbye).expect("an open connection");
+    // A close frame with status 1001, going away.
+    assert_eq!(goodbye[..4], [0x88, 18, 3, 0xe9]);
+    assert_eq!(&goodbye[4..], b"the server stops");
+    stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe9]).expect("an open connection");
+    assert_eq!(stream.read(&mut goodbye).expect("an end, and no reset"), 0);
+    assert_eq!(master.wait().code(), Some(0));
+}
+
+#[test]
 fn who_is_no_websocket_is_told() {
     use crate::harness::http;
     let master = Setup::program(CHAT, &["--listen", "127.0.0.1:0"]).start();

@@ -58,6 +58,22 @@ fn sessions_move_over_a_reload_with_their_state() {
 }
 
 #[test]
+fn options_of_a_connection_move_with_it() {
+    for policy in ["rr", "none"] {
+        let master = mobile().policy(policy).start();
+        let mut line = master.line();
+        let plain = line.ask("options");
+        let tuned = line.ask("tune");
+        assert_eq!(tuned, "Some(true) Some(true) Some(77s)", "{policy}, and before {plain}");
+        master.reload_well();
+        master.settle(2);
+        assert_eq!((line.who().generation, line.ask("options")), (2, tuned), "{policy}");
+        drop(line);
+        master.check();
+    }
+}
+
+#[test]
 fn session_moves_again_and_again_with_more_than_a_message_holds() {
     let master = mobile().start();
     let mut line = master.line();

@@ -75,7 +75,7 @@ fn reloads_are_not_noticed_when_the_workers_accept() {
 
 /// The old generation ends by itself, with all of them moved.
 fn idle_connections_move(policy: &str, size: usize) {
-    let master = Setup::web().policy(policy).start();
+    let master = Setup::web().policy(policy).drain_timeout("60s").start();
     let mut crowd = Crowd::gather(master.address(), size);
     for generation in 1..=2 {
         master.reload_well();
@@ -96,9 +96,10 @@ fn three_hundred_idle_connections_move() {
     }
 }
 
+/// In the long form ten thousand.
 #[test]
-fn ten_thousand_idle_connections_move() {
-    idle_connections_move("rr", Crowd::size(10_000));
+fn thousands_of_idle_connections_move() {
+    idle_connections_move("rr", Crowd::size(if is_long() { 10_000 } else { 2_000 }));
 }
 
 /// A client that writes as it likes.
@@ -186,10 +187,33 @@ fn a_request_that_comes_byte_by_byte_over_three_reloads_is_answered() {
     }
 }
 
+#[test]
+fn an_application_sees_the_same_client_before_and_after() {
+    for policy in ["rr", "none"] {
+        let master = Setup::web().policy(policy).start();
+        let mut client = connect(&master);
+        let expected = format!("you are {}\n", client.get_ref().local_addr().expect("it is connected"));
+        for generation in ["1", "2", "3"] {
+            say(&mut client, b"GET /you HTTP/1.1\r\nhost: test\r\n\r\n");
+            let answer = http::read_answer(&mut client).expect("a whole answer");
+            assert_eq!((answer.text().as_str(), answer.header("x-generation")), (&*expected, Some(generation)));
+            master.reload_well();
+            master.settle(2);
+        }
+        drop(client);
+        master.check();
+    }
+}
+
 #[track_caller]
 fn order(master: &Master, path: &str) {
     let (code, answer) = status::ask(&master.control(), "POST", path).expect("an answer");
     assert_eq!(code, 200, "{path}: {answer}");
+}
+
+/// The worker that has most: when the kernel picks, one may have all.
+pub(crate) fn fullest(master: &Master) -> WorkerLine {
+    master.status().active().into_iter().max_by_key(|worker| worker.active).expect("somebody serves")
 }
 
 #[test]
@@ -204,7 +228,7 @@ fn scaling_down_and_leaving_are_not_noticed() {
             order(&master, "/scale?to=2");
             master.settle(2);
             load.go_on(&SWING);
-            process::signal(master.status().active()[1].pid.expect("it lives"), Signal::SIGTERM);
+            process::signal(fullest(&master).pid.expect("it lives"), Signal::SIGTERM);
             load.go_on(&SWING);
             master.settle(2);
         }
@@ -214,21 +238,18 @@ fn scaling_down_and_leaving_are_not_noticed() {
     }
 }
 
-/// What takes longer than the second that the victim has ends with it.
+/// Within the second that the victim has.
 #[test]
-fn a_kill_by_the_operator_is_not_noticed_by_those_whose_requests_are_short() {
+fn idle_connections_of_a_worker_that_the_operator_kills_move() {
     for policy in ["rr", "none"] {
         let master = Setup::web().policy(policy).start();
-        let load = Load::start(master.address(), &CLIENTS[..3]);
-        for _ in 0..4 {
-            load.go_on(&SWING[..3]);
-            order(&master, &format!("/kill?worker={}", master.status().active()[0].worker));
-            master.settle(2);
-        }
-        load.go_on(&SWING[..3]);
-        let tallies = load.finish();
-        tallies.assert_unnoticed();
-        assert!(tallies.of(Kind::Idle).moved > 0, "{tallies}");
+        let mut crowd = Crowd::gather(master.address(), 50);
+        let victim = fullest(&master);
+        order(&master, &format!("/kill?worker={}", victim.worker));
+        process::wait_for_end(victim.pid.expect("it lived"));
+        let moved = crowd.ask_all();
+        assert!(moved > 0, "{policy}: nobody was moved");
+        drop(crowd);
         master.settle(2);
         master.check();
     }
@@ -308,9 +329,13 @@ fn a_stop_tells_those_who_ask_and_closes_the_others_at_the_soft_deadline() {
     });
     master.term();
     master.wait_until("both drain", |status| status.workers().iter().all(|worker| worker.state == "draining"));
-    say(&mut asking, GET);
-    let answer = http::read_answer(&mut asking).expect("a whole answer");
-    assert!(answer.status == 200 && answer.says_close(), "{answer:?}");
+    // Its worker may not have heard of it yet.
+    soon("an answer tells to close", || {
+        say(&mut asking, GET);
+        let answer = http::read_answer(&mut asking).expect("a whole answer");
+        assert_eq!(answer.status, 200);
+        answer.says_close().then_some(())
+    });
     // An end, and no reset.
     assert!(matches!(http::read_answer(&mut silent), Err(http::Failure::ClosedAtFirst)));
     let answer = http::read_answer(&mut slow).expect("it is finished");

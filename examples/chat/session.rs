@@ -11,7 +11,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::Chat;
@@ -23,6 +24,9 @@ pub(crate) const VERSION: u32 = 1;
 
 /// How long a user may take to receive what is sent to him.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a user may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What is known of a user.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +84,7 @@ impl Session {
 
     async fn talk(mut self, chat: &Chat) -> tungstenite::Result<()> {
         let mut news = chat.log.news();
-        let mut draining = pin!(chat.worker.drain_begins());
+        let (mut draining, mut time_to_go) = (pin!(chat.worker.drain_begins()), pin!(chat.worker.soft_deadline()));
         let mut stays = false;
         loop {
             timeout(PATIENCE, self.tell(chat)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -97,6 +101,7 @@ impl Session {
                     None => return Ok(()),
                     Some(session) => (self, stays) = (session, true),
                 },
+                () = &mut time_to_go, if stays && !chat.worker.has_successor() => return self.say_goodbye().await,
             }
         }
     }
@@ -118,6 +123,16 @@ impl Session {
                 self.socket.feed(Message::text(format!("{nick}: {text}"))).await?;
             }
         }
+    }
+
+    /// The end of a conversation that nobody goes on with.
+    async fn say_goodbye(mut self) -> tungstenite::Result<()> {
+        let reason = "the server stops".into();
+        self.socket.close(Some(CloseFrame { code: CloseCode::Away, reason })).await?;
+        // Until he has said so too, or seems to have gone.
+        let last_words = async { while self.socket.next().await.is_some_and(|said| said.is_ok()) {} };
+        drop(timeout(FAREWELL, last_words).await);
+        Ok(())
     }
 
     /// Gives the user to another worker. If nobody takes him he is still here.
