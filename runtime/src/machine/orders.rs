@@ -17,6 +17,9 @@ pub(crate) enum Scale {
     Down(u32),
 }
 
+/// The highest weight of a slot.
+pub(crate) const MAX_WEIGHT: u32 = 100;
+
 /// Whether the master's workers may take connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {

@@ -50,6 +50,7 @@ impl Shell {
             Action::AskBeat { worker } => self.ask_beat(worker),
             Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
+            Action::WatchLoad { worker, on } => self.watch_load(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.free(connection);
@@ -59,6 +60,7 @@ impl Shell {
             Action::TellMoved { worker, handover } => self.tell_moved(worker, handover),
             Action::Return { worker, handover, connection } => self.return_to(worker, handover, connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::Shed { connection } => self.shed(connection),
             Action::RotateTicketKeys => self.rotate_ticket_keys(),
             Action::SendTicketKeys { worker } => self.send_ticket_keys(worker),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
@@ -77,9 +79,11 @@ impl Shell {
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
                 let strategy = self.plans.next_of(generation).map(|plan| plan.config.strategy);
-                self.plans.reload_ended(generation, outcome == Outcome::Committed);
-                if outcome == Outcome::Committed {
+                let committed = outcome == Outcome::Committed;
+                self.plans.reload_ended(generation, committed);
+                if committed {
                     self.retune_listeners();
+                    self.apply_policies();
                 }
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases, strategy }, &tickets);
                 self.drop_pins();

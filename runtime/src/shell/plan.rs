@@ -125,7 +125,7 @@ impl Shell {
             warn!(key, "setting changed; it counts from the next start of the master on");
         }
         let launcher = self.plans.active.launcher.renewed(&config)?;
-        let configured = self.bind_configured(&config.listen)?;
+        let configured = self.bind_configured(&config.listen, config.policy)?;
         Ok(Plan { config, launcher, configured })
     }
 }
@@ -148,6 +148,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         credit: CREDIT,
         words: board::OFFER_WORDS,
         queue: QUEUE,
+        max_connections: config.max_connections,
+        shed: config.shed,
         care: care(config),
         ticket_rotation: config.ticket_rotation,
     }

@@ -99,7 +99,6 @@ fn listen(address: SocketAddr, own: bool) -> Result<std::net::TcpListener> {
 fn spawn(settings: &Settings, given: Stdio) -> Result<()> {
     let kind = settings.kind.to_possible_value().expect("no kind is hidden");
     // Nobody waits for it: it ends with its master, by the death signal.
-    #[expect(clippy::zombie_processes, reason = "it ends with its master")]
     Command::new("/proc/self/exe")
         .args(["serve", kind.get_name(), "--child"])
         .args(["--listen", &settings.listen.to_string(), "--workers", "1"])
@@ -128,8 +127,8 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: [u8; LE
     }
     stream.write_all(&answer).await?;
     if wish == Wish::Hold {
-        // Until the client closes.
-        stream.read(&mut request).await?;
+        // Until the client closes, which is no error.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
     }
     Ok(())
 }
