@@ -140,7 +140,7 @@ fn fails(setup: Setup, code: i32, words: &[&str]) {
 #[test]
 fn wrong_flags_are_named() {
     let cases: [(&[&str], &[&str]); 13] = [
-        (&["--policy", "fastest"], &["--policy", "fastest", "rr", "none"]),
+        (&["--policy", "fastest"], &["--policy", "fastest", "rr", "none", "least", "p2c", "hash"]),
         (&["--listen", "127.0.0.1:99999"], &["--listen", "99999"]),
         (&["--listen", "nonsense:1:2:3"], &["--listen", "nonsense"]),
         (&["--listen", "127.0.0.1:0?color=red"], &["--listen", "color"]),

@@ -24,6 +24,7 @@ mod line; // Many workers that share a listener.
 mod listening; // Addresses, options and errors of `bind`.
 mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
+mod policies; // How connections are spread over the workers.
 mod privileges; // As whom and within what workers run.
 mod reload; // Generations: committed, or rolled back.
 mod service; // A master under a service manager, and as process 1 of a container.

@@ -10,7 +10,7 @@
 //! | `systemd:NAME`, `systemd:NAME:1` | the first, the second socket that systemd passed under this name |
 //!
 //! After `?`, joined with `&`: `backlog=N`, `reuseport` (TCP, UDP), `v6only` (IPv6), `mode=0660` (unix path),
-//! `name=NAME` (all). In paths and abstract names `%XX` stands for any byte, and `?`, `&` and `%` must be written so.
+//! `policy=P` (all but UDP), `name=NAME` (all). In paths and abstract names `%XX` stands for any byte, and `?`, `&` and `%` must be written so.
 //!
 //! Invariants: what a `ListenAddress` prints parses to an equal one, whichever way it was made; an option that a kind
 //! of address cannot have is never in it. Nothing here asks the system: host names and relative paths stay as they are
@@ -33,6 +33,8 @@ use std::path::{Path, PathBuf};
 pub use convert::ToListenAddress;
 pub(crate) use escape::Escaped;
 use options::Options;
+
+use crate::policy::Policy;
 
 /// The longest address, as it is written and as it is printed: room for the longest path that Linux takes.
 pub const MAX_ADDRESS: usize = 4096;
@@ -209,6 +211,11 @@ impl ListenAddress {
         self.options.reuseport
     }
 
+    /// How the listener's connections are spread, if the address says so. UDP is always shared.
+    pub fn policy(&self) -> Option<Policy> {
+        self.options.policy
+    }
+
     /// The configured name of the listener.
     pub fn name(&self) -> Option<&str> {
         self.options.name.as_deref()
@@ -259,7 +266,7 @@ impl ListenAddress {
     ///
     /// # Errors
     ///
-    /// It is a unix address, or it has a backlog.
+    /// It is a unix address, or it has a backlog or a policy.
     pub fn into_udp(self) -> Result<Self, AddressError> {
         parse::into_udp(self)
     }

@@ -12,6 +12,7 @@
 //! | 14 | 112..120 | worker | connections that it closed at the soft deadline, in total |
 //! | 15 | 120..128 | worker | idle connections: those where it can tell that no request is in progress |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
+//! | 17 | 136..144 | master | ring at ends: the worker shall wake the master whenever a connection ends |
 //! | 24 | 192..200 | worker | connections that it has not read from yet |
 //! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!
@@ -43,6 +44,7 @@ const OLDEST: usize = 13;
 const LINGERED: usize = 14;
 const IDLE: usize = 15;
 const RING: usize = 16;
+const RING_AT_ENDS: usize = 17;
 const UNREAD: usize = 24;
 const OFFERS: usize = 32;
 
@@ -140,6 +142,11 @@ impl MasterBoard {
         offer::ask(&self.page[RING], on);
     }
 
+    /// Asks the worker to wake the master whenever a connection ends, or no longer. After asking, read the figures once more.
+    pub fn ask_ring_at_ends(&self, on: bool) {
+        offer::ask(&self.page[RING_AT_ENDS], on);
+    }
+
     /// What the worker says of itself.
     pub fn figures(&self) -> Figures {
         let load = |index: usize| self.page[index].load(Ordering::Relaxed);
@@ -235,6 +242,15 @@ impl WorkerBoard {
     /// The number of connections that the application holds.
     pub fn active(&self) -> &AtomicU64 {
         &self.page[ACTIVE]
+    }
+
+    /// Counts one connection less. Returns whether it was the last.
+    pub fn count_ended(&self) -> bool {
+        let last = self.active().fetch_sub(1, Ordering::Relaxed) == 1;
+        if offer::asked(&self.page[RING_AT_ENDS]) {
+            self.wake_master();
+        }
+        last
     }
 
     /// The number of guards that the application holds.

@@ -54,6 +54,7 @@ pub mod name;
 pub mod net;
 pub mod offer;
 mod parcel;
+pub mod policy;
 pub mod privileges;
 #[cfg(feature = "http")]
 pub mod serve;

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use everport_handoff::address::ListenAddress;
+pub use everport_handoff::policy::{Policy, UnknownPolicy};
 use nix::sys::signal::Signal;
 
 pub(crate) use self::effective::{Effective, effective};
@@ -32,8 +33,8 @@ pub(crate) use self::gate::{control_path, thread_count};
 pub(crate) use self::key::{Default as KeyDefault, KEYS, Key, Kind, Setting, master_environment};
 pub(crate) use self::origin::Origin;
 pub(crate) use self::raw::{Face, RawConfig, Source};
-pub use self::word::{Policy, Readiness, Strategy, UnknownPolicy, UnknownReadiness, UnknownStrategy};
 pub(crate) use self::word::{Protocol, UnknownProtocol};
+pub use self::word::{Readiness, Strategy, UnknownReadiness, UnknownStrategy};
 
 /// What a worker executes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,10 @@ pub(crate) struct Config {
     /// How many slots a generation has, at most [`MAX_WORKERS`].
     pub(crate) workers: NonZeroU32,
     pub(crate) policy: Policy,
+    /// How many connections a worker may have. Never zero, and not under policy `none`.
+    pub(crate) max_connections: Option<u64>,
+    /// Whether connections that no worker may have are closed. Only with `max_connections`.
+    pub(crate) shed: bool,
     pub(crate) protocol: Protocol,
     pub(crate) readiness: Readiness,
     /// How long a worker may take from its start until it is ready. Never zero.

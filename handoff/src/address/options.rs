@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use super::parse::{Fault, is_digits, number};
 use super::{MAX_BACKLOG, MAX_NAME, Part, Target};
+use crate::policy::{KNOWN, Policy};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Options {
@@ -12,20 +13,23 @@ pub(super) struct Options {
     pub(super) v6only: bool,
     pub(super) mode: Option<u32>,
     pub(super) reuseport: bool,
+    pub(super) policy: Option<Policy>,
     pub(super) name: Option<String>,
 }
 
 /// The kinds of address, as far as their options differ, and the options of each.
 fn allowed(target: &Target) -> (&'static str, &'static [&'static str]) {
     match target {
-        Target::Tcp(endpoint) if endpoint.is_v6() => ("TCP on IPv6", &["backlog", "v6only", "reuseport", "name"]),
-        Target::Tcp(_) => ("TCP on IPv4 or a host name", &["backlog", "reuseport", "name"]),
+        Target::Tcp(endpoint) if endpoint.is_v6() => {
+            ("TCP on IPv6", &["backlog", "v6only", "reuseport", "policy", "name"])
+        }
+        Target::Tcp(_) => ("TCP on IPv4 or a host name", &["backlog", "reuseport", "policy", "name"]),
         Target::Udp(endpoint) if endpoint.is_v6() => ("UDP on IPv6", &["v6only", "reuseport", "name"]),
         Target::Udp(_) => ("UDP on IPv4 or a host name", &["reuseport", "name"]),
-        Target::Path(_) => ("a unix path", &["backlog", "mode", "name"]),
-        Target::Abstract(_) => ("an abstract unix name", &["backlog", "name"]),
+        Target::Path(_) => ("a unix path", &["backlog", "mode", "policy", "name"]),
+        Target::Abstract(_) => ("an abstract unix name", &["backlog", "policy", "name"]),
         // The rest is as its maker has set it up.
-        Target::Descriptor(_) | Target::Systemd { .. } => ("an inherited socket", &["name"]),
+        Target::Descriptor(_) | Target::Systemd { .. } => ("an inherited socket", &["policy", "name"]),
     }
 }
 
@@ -57,6 +61,7 @@ impl Options {
                 "v6only" => options.v6only = switch("v6only", value)?,
                 "mode" => options.mode = Some(mode(value)?),
                 "reuseport" => options.reuseport = switch("reuseport", value)?,
+                "policy" => options.policy = Some(policy(value)?),
                 "name" => options.name = Some(listener_name(value)?),
                 _ => return Err(misfit(name, target)),
             }
@@ -72,6 +77,7 @@ impl fmt::Display for Options {
             self.v6only.then(|| "v6only".to_owned()),
             self.mode.map(|mode| format!("mode={mode:04o}")),
             self.reuseport.then(|| "reuseport".to_owned()),
+            self.policy.map(|policy| format!("policy={policy}")),
             self.name.as_ref().map(|name| format!("name={name}")),
         ];
         for (n, option) in written.into_iter().flatten().enumerate() {
@@ -104,6 +110,11 @@ fn mode(value: Option<&str>) -> Result<u32, Fault> {
         .and_then(|text| u32::from_str_radix(text, 8).ok())
         .filter(|mode| *mode <= 0o777)
         .ok_or_else(|| Fault::new(Part::Value("mode"), text, "octal permissions of 0 to 0777, as in 0660"))
+}
+
+fn policy(value: Option<&str>) -> Result<Policy, Fault> {
+    let text = value.unwrap_or_default();
+    text.parse().map_err(|_| Fault::new(Part::Value("policy"), text, format!("one of {KNOWN}")))
 }
 
 fn listener_name(value: Option<&str>) -> Result<String, Fault> {

@@ -231,6 +231,9 @@ pub(super) fn into_udp(address: ListenAddress) -> Result<ListenAddress, AddressE
     if address.options.backlog.is_some() {
         return Err(misfit("backlog", &target).of(&written));
     }
+    if address.options.policy.is_some() && matches!(target, Target::Udp(_)) {
+        return Err(misfit("policy", &target).of(&written));
+    }
     Ok(ListenAddress { target, ..address })
 }
 

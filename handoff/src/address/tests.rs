@@ -48,6 +48,8 @@ fn every_kind_of_address_is_read_and_printed_in_one_form() {
         ("systemd:web:12", "systemd:web:12"),
         ("127.0.0.1:80?reuseport&backlog=16&name=web", "127.0.0.1:80?backlog=16&reuseport&name=web"),
         ("localhost:80?reuseport=false", "localhost:80"),
+        ("unix:/a?name=x&policy=shared", "unix:/a?policy=none&name=x"),
+        ("fd:3?policy=p2c", "fd:3?policy=p2c"),
         ("[::]:80?v6only=true", "[::]:80?v6only"),
         ("udp:[::]:53?v6only&reuseport", "udp:[::]:53?v6only&reuseport"),
         ("unix:/a?mode=660", "unix:/a?mode=0660"),
@@ -110,7 +112,9 @@ fn a_bad_address_is_refused_with_its_part() {
         ("systemd::1", Systemd, "nothing"),
         ("a:80?", Option, "nothing"),
         ("a:80?backlog=1&", Option, "nothing"),
-        ("a:80?policy=rr", Option, "\"policy\""),
+        ("udp:a:80?policy=rr", Option, "\"policy\""),
+        ("a:80?policy", Value("policy"), "nothing"),
+        ("a:80?policy=fastest", Value("policy"), "\"fastest\""),
         ("a:80?Backlog=1", Option, "\"Backlog\""),
         ("a:80?backlog=1&backlog=1", Option, "\"backlog=1\""),
         ("a:80?mode=0600", Option, "\"mode\""),
@@ -143,10 +147,10 @@ fn a_bad_address_is_refused_with_its_part() {
 fn an_error_says_which_address_which_part_and_what_is_wanted() {
     let error = "127.0.0.1:80000".parse::<ListenAddress>().unwrap_err();
     assert_eq!(error.to_string(), r#"address "127.0.0.1:80000": port: found "80000", wanted a number of 0 to 65535"#);
-    let error = "[::]:80?policy=rr".parse::<ListenAddress>().unwrap_err();
+    let error = "[::]:80?polcy=rr".parse::<ListenAddress>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"address "[::]:80?policy=rr": option: found "policy", wanted one of backlog, v6only, reuseport, name (TCP on IPv6)"#
+        r#"address "[::]:80?polcy=rr": option: found "polcy", wanted one of backlog, v6only, reuseport, policy, name (TCP on IPv6)"#
     );
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
 }
@@ -281,6 +285,8 @@ fn pieces() -> impl Strategy<Value = String> {
         "v6only",
         "mode",
         "reuseport",
+        "policy",
+        "least",
         "name",
         "true",
         "0660",

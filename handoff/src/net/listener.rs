@@ -276,8 +276,7 @@ fn look_for_offer<K: Kind, L>(
                 return Some(Err(error));
             }
         };
-        if link.board().take(id) {
-            let tie = Tie::new(link, listener, Some(id));
+        if let Some(tie) = Tie::take(link, listener, id) {
             link.picked();
             return Some(Ok(Taken { io, peer, tie, load }));
         }

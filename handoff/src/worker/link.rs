@@ -312,9 +312,16 @@ impl Link {
         self.ages.begin(&self.board)
     }
 
+    /// Takes back `connection_begins`, while the worker's state is still held: whoever holds it settles afterwards.
+    pub(super) fn connection_never_began(&self, age: Age) {
+        self.ages.end(age, &self.board);
+        self.board.unread().fetch_sub(1, Ordering::Relaxed);
+        self.board.active().fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(super) fn connection_ends(&self, age: Age) {
         self.ages.end(age, &self.board);
-        if self.board.active().fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.board.count_ended() {
             self.settle();
         }
     }

@@ -29,6 +29,18 @@ impl Tie {
         Self { link: Arc::clone(link), listener, offer, unread: AtomicBool::new(true), passed: false, age }
     }
 
+    /// Takes an offered connection, if it is still to be had. It is counted first: so the master, which reads the words and
+    /// then the count, never sees it taken and not counted.
+    pub(crate) fn take(link: &Arc<Link>, listener: ListenerId, id: OfferId) -> Option<Self> {
+        let age = link.connection_begins();
+        if !link.board().take(id) {
+            link.connection_never_began(age);
+            return None;
+        }
+        let (link, offer, unread) = (Arc::clone(link), Some(id), AtomicBool::new(true));
+        Some(Self { link, listener, offer, unread, passed: false, age })
+    }
+
     /// Notes that the application has read from the stream, or has seen that it cannot.
     pub(crate) fn was_read(&self) {
         // The load alone is the common case: every read of the stream passes here.

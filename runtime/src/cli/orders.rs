@@ -10,9 +10,10 @@ use serde::de::DeserializeOwned;
 use super::arguments::{ControlArguments, EXIT_CODES};
 use super::ask::PATIENCE;
 use super::{Failure, control_socket, print, workers};
-use crate::config::MAX_WORKERS;
+use crate::config::{MAX_WORKERS, Policy};
 use crate::control::client::Connection;
-use crate::control::protocol::{Killing, Pausing, Scaled, Status};
+use crate::control::protocol::{Killing, Pausing, Respread, Scaled, Status, Weighed};
+use crate::machine::MAX_WEIGHT;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Order {
@@ -42,6 +43,29 @@ pub(super) enum Order {
     /// Let the workers take connections again.
     #[command(after_help = EXIT_CODES)]
     Resume {
+        #[command(flatten)]
+        control: ControlArguments,
+    },
+    /// Spread a listener's new connections by another policy: rr, least, p2c or hash. It lasts until the master ends, or a
+    /// reload finds another policy in the settings than before.
+    #[command(after_help = EXIT_CODES)]
+    Policy {
+        /// The listener's name or address, as `everport status` shows it.
+        #[arg(value_name = "LISTENER")]
+        listener: String,
+        #[arg(value_name = "POLICY")]
+        policy: Policy,
+        #[command(flatten)]
+        control: ControlArguments,
+    },
+    /// Give a slot more or less new connections than the others have, who have weight 1; 0 gets none. It lasts over reloads,
+    /// until the master ends.
+    #[command(after_help = EXIT_CODES)]
+    Weight {
+        #[arg(value_name = "SLOT")]
+        slot: u32,
+        #[arg(value_name = "W", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
+        weight: u32,
         #[command(flatten)]
         control: ControlArguments,
     },
@@ -88,6 +112,8 @@ pub(super) fn give(order: Order) -> Result<(), Failure> {
         Order::Scale { to, control } => scale(&control_socket(control)?, to),
         Order::Pause { control } => set_paused(&control_socket(control)?, true),
         Order::Resume { control } => set_paused(&control_socket(control)?, false),
+        Order::Policy { listener, policy, control } => set_policy(&control_socket(control)?, &listener, policy),
+        Order::Weight { slot, weight, control } => set_weight(&control_socket(control)?, slot, weight),
         Order::Kill { worker, control } => kill(&control_socket(control)?, worker),
     }
 }
@@ -119,6 +145,30 @@ fn set_paused(control: &Path, paused: bool) -> Result<(), Failure> {
         (false, false) => b"not paused\n",
     };
     print(text)
+}
+
+fn set_policy(control: &Path, listener: &str, policy: Policy) -> Result<(), Failure> {
+    let policy = policy.to_string();
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("listener", listener)
+        .append_pair("policy", &policy)
+        .finish();
+    let Respread { listener, before, policy } = ask(control, Method::POST, &format!("/policy?{query}"))?;
+    let text = match policy == before {
+        true => format!("{listener}: policy {policy}, as before\n"),
+        false => format!("{listener}: policy {policy}, {before} before\n"),
+    };
+    print(text.as_bytes())
+}
+
+fn set_weight(control: &Path, slot: u32, weight: u32) -> Result<(), Failure> {
+    let uri = format!("/weight?slot={slot}&weight={weight}");
+    let Weighed { slot, before, weight } = ask(control, Method::POST, &uri)?;
+    let text = match weight == before {
+        true => format!("slot {slot}: weight {weight}, as before\n"),
+        false => format!("slot {slot}: weight {weight}, {before} before\n"),
+    };
+    print(text.as_bytes())
 }
 
 fn kill(control: &Path, worker: u64) -> Result<(), Failure> {

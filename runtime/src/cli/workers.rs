@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::table::{self, Seconds, worker_state};
 use crate::control::protocol::{GenerationStatus, RestingStatus, Status, WorkerState, WorkerStatus};
 
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "slot",
     "worker",
     "generation",
@@ -15,6 +15,7 @@ const HEAD: [&str; 12] = [
     "uptime",
     "memory",
     "restarts",
+    "weight",
     "active",
     "oldest",
     "waits for",
@@ -72,7 +73,7 @@ pub(super) fn notes(generation: &GenerationStatus) -> String {
     text
 }
 
-fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 12] {
+fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 13] {
     [
         worker.slot.to_string(),
         worker.worker.to_string(),
@@ -83,13 +84,14 @@ fn worker_row(generation: &GenerationStatus, worker: &WorkerStatus) -> [String; 
         Seconds(worker.uptime_seconds).to_string(),
         worker.memory_bytes.map_or_else(|| "-".to_owned(), megabytes),
         worker.restarts.to_string(),
+        worker.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string()),
         worker.active.to_string(),
         worker.oldest_seconds.map_or_else(|| "-".to_owned(), |seconds| Seconds(seconds).to_string()),
         waits_for(worker).unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
-fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [String; 12] {
+fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [String; 13] {
     let none = || "-".to_owned();
     let since = Seconds(resting.since_seconds).to_string();
     let generation = generation.generation.to_string();
@@ -101,6 +103,7 @@ fn resting_row(generation: &GenerationStatus, resting: &RestingStatus) -> [Strin
         none(),
         "resting".to_owned(),
         since,
+        none(),
         none(),
         none(),
         none(),
@@ -195,11 +198,11 @@ mod tests {
         let draining = &mut status.generations[0].workers[0];
         draining.state = WorkerState::Draining;
         (draining.soft_deadline_in_seconds, draining.deadline_in_seconds) = (Some(3), Some(18));
-        let expected = "  SLOT  WORKER  GENERATION  PID   STATE     SINCE  UPTIME  MEMORY  RESTARTS  ACTIVE  OLDEST  WAITS FOR
-  0     5       3           4720  draining  1m 5s  1m 6s   12 MiB  0         7       1m 1s   7 connections (2 requests, \
+        let expected = "  SLOT  WORKER  GENERATION  PID   STATE     SINCE  UPTIME  MEMORY  RESTARTS  WEIGHT  ACTIVE  OLDEST  WAITS FOR
+  0     5       3           4720  draining  1m 5s  1m 6s   12 MiB  0         1       7       1m 1s   7 connections (2 requests, \
 4 idle, 1 unknown, 1 not read yet, the oldest since 1m 1s) and 1 guard, idle ones closed in 3s, cut in 18s
-  1     9       3           -     killed    0s     3s      -       3         0       -       its exit
-  1     -       3           -     resting   40s    -       -       -         -       -       the next one starts in 12s
+  1     9       3           -     killed    0s     3s      -       3         5       0       -       its exit
+  1     -       3           -     resting   40s    -       -       -         -       -       -       the next one starts in 12s
 ";
         assert_eq!(table(&status), expected);
     }

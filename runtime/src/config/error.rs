@@ -217,6 +217,10 @@ pub(crate) enum Problem {
     OnlyEverport,
     #[error("--protocol listen-fds needs policy none: the program shares the listeners")]
     OnlyShared,
+    #[error("the master cannot hold back what the workers accept themselves: no listener may have policy none")]
+    OnlyOffered,
+    #[error("of use only with max-connections")]
+    NothingToShed,
     #[error("with --protocol listen-fds, name at least one by --listen")]
     NoListener,
     #[error("a program that embeds Everport speaks its protocol")]

@@ -22,6 +22,8 @@ impl TryFrom<RawConfig> for Config {
             listen: raw.listen()?,
             workers: raw.one(Setting::Workers, read::workers)?.unwrap_or_else(|| raw.default_workers()),
             policy: raw.policy()?,
+            max_connections: raw.max_connections()?,
+            shed: raw.shed()?,
             readiness: raw.sure(Setting::Ready, read::word)?,
             ready_timeout: raw.sure(Setting::ReadyTimeout, read::some_time)?,
             ready_after: raw.one(Setting::ReadyAfter, read::duration)?,
@@ -142,10 +144,38 @@ impl RawConfig {
         }
     }
 
+    /// Only what the master offers can it hold back.
+    fn max_connections(&self) -> Result<Option<u64>, ConfigError> {
+        let most = self.one(Setting::MaxConnections, read::number(1, i64::MAX))?;
+        let shared = |address: &super::ListenAddress| address.policy() == Some(Policy::None);
+        match self.get(Setting::MaxConnections).last() {
+            Some(given) if self.policy()? == Policy::None || self.listen()?.iter().any(shared) => {
+                Err(ConfigError::wrong_value(Setting::MaxConnections, given, Problem::OnlyOffered))
+            }
+            _ => Ok(most),
+        }
+    }
+
+    fn shed(&self) -> Result<bool, ConfigError> {
+        let shed = self.sure(Setting::Shed, read::switch)?;
+        match self.get(Setting::Shed).last() {
+            Some(given) if shed && self.get(Setting::MaxConnections).is_empty() => {
+                Err(ConfigError::wrong_value(Setting::Shed, given, Problem::NothingToShed))
+            }
+            _ => Ok(shed),
+        }
+    }
+
     /// A program that knows nothing of Everport cannot be offered anything: it shares the listeners, whatever the default.
     fn policy(&self) -> Result<Policy, ConfigError> {
         let policy = self.sure(Setting::Policy, read::word)?;
         match (self.sure(Setting::Protocol, read::word)?, self.get(Setting::Policy).last()) {
+            (Protocol::ListenFds, _)
+                if self.listen()?.iter().any(|address| address.policy().is_some_and(Policy::is_offered)) =>
+            {
+                let given = self.get(Setting::Listen);
+                Err(ConfigError::wrong_value(Setting::Listen, &given[0], Problem::OnlyShared))
+            }
             (Protocol::ListenFds, None) => Ok(Policy::None),
             (Protocol::ListenFds, Some(given)) if policy != Policy::None => {
                 Err(ConfigError::wrong_value(Setting::Policy, given, Problem::OnlyShared))

@@ -12,6 +12,8 @@ pub(crate) enum Setting {
     Listen,
     Workers,
     Policy,
+    MaxConnections,
+    Shed,
     Protocol,
     Ready,
     ReadyTimeout,
@@ -199,7 +201,7 @@ const NEVER: Default = Default::Words("never");
 const UNLIMITED: Default = Default::Words("unlimited");
 
 /// Every key, in the order of [`Setting`].
-pub(crate) const KEYS: [Key; 41] = {
+pub(crate) const KEYS: [Key; 43] = {
     use self::Default::{Value, Words};
     use self::Setting as S;
     [
@@ -212,13 +214,27 @@ pub(crate) const KEYS: [Key; 41] = {
             "Bind a listener at start: 127.0.0.1:8000, unix:/run/app.sock, udp:0.0.0.0:53 …",
         ),
         key(S::Workers, "workers", NUMBER, Words("one per usable processor"), "How many workers"),
-        of_master(key(
+        key(
             S::Policy,
             "policy",
             (Kind::Text, "P"),
             Value("rr"),
-            "How connections are spread over the workers: rr or none",
-        )),
+            "How connections are spread over the workers: rr, none, least, p2c or hash",
+        ),
+        key(
+            S::MaxConnections,
+            "max_connections",
+            NUMBER,
+            UNLIMITED,
+            "How many connections a worker may have; those beyond go to others, or wait",
+        ),
+        key(
+            S::Shed,
+            "shed",
+            SWITCH,
+            Value("false"),
+            "Close connections that no worker may have for max-connections, instead of letting them wait",
+        ),
         of_master(key(
             S::Protocol,
             "protocol",

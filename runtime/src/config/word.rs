@@ -5,45 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How connections are spread over the workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Policy {
-    /// `rr`: the master accepts and offers connections to the workers in turn.
-    #[default]
-    #[serde(rename = "rr")]
-    RoundRobin,
-    /// `none`: every worker holds the listener, and the kernel picks. `shared` is another name for it.
-    #[serde(rename = "none")]
-    None,
-}
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
-        match text {
-            "rr" => Ok(Self::RoundRobin),
-            "none" | "shared" => Ok(Self::None),
-            _ => Err(UnknownPolicy),
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::RoundRobin => "rr",
-            Self::None => "none",
-        })
-    }
-}
-
-/// The text names no policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown policy, the known ones are rr and none (also called shared)")]
-pub struct UnknownPolicy;
-
 /// When a worker is ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Readiness {

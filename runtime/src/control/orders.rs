@@ -4,13 +4,14 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use everport_handoff::id::WorkerId;
+use everport_handoff::id::{Slot, WorkerId};
 use serde::Deserialize;
 
 use super::request::Request;
 use super::server::{Caller, refuse, respond, soon};
-use crate::config::MAX_WORKERS;
-use crate::machine::Scale;
+use crate::config::{MAX_WORKERS, Policy};
+use crate::machine::{MAX_WEIGHT, Scale};
+use crate::shell::PolicyError;
 
 #[derive(Deserialize)]
 pub(super) struct ScaleQuery {
@@ -44,6 +45,55 @@ pub(super) async fn resume(State(caller): State<Caller>) -> Response {
 async fn set_paused(caller: Caller, paused: bool) -> Response {
     let asked = caller.asker.ask(|answer| Request::Pause { client: caller.client, paused, answer });
     respond(soon(asked, caller.limits.answer).await, |_| StatusCode::OK)
+}
+
+#[derive(Deserialize)]
+pub(super) struct PolicyQuery {
+    listener: String,
+    policy: Policy,
+}
+
+pub(super) async fn policy(
+    State(caller): State<Caller>,
+    query: Result<Query<PolicyQuery>, QueryRejection>,
+) -> Response {
+    let Ok(Query(PolicyQuery { listener, policy })) = query else {
+        let reason = format!("want /policy?listener=NAME&policy=P, with P one of {}", policies());
+        return refuse(StatusCode::BAD_REQUEST, reason);
+    };
+    let asked = caller.asker.ask(|answer| Request::Policy { client: caller.client, listener, policy, answer });
+    match soon(asked, caller.limits.answer).await {
+        Ok(Err(error @ PolicyError::Unknown(_))) => refuse(StatusCode::NOT_FOUND, error),
+        Ok(Err(error @ PolicyError::NewSocket { .. })) => refuse(StatusCode::CONFLICT, error),
+        Ok(Ok(respread)) => respond(Ok(respread), |_| StatusCode::OK),
+        Err(unanswered) => respond(Err::<(), _>(unanswered), |()| StatusCode::OK),
+    }
+}
+
+fn policies() -> String {
+    Policy::ALL.map(|policy| policy.to_string()).join(", ")
+}
+
+#[derive(Deserialize)]
+pub(super) struct WeightQuery {
+    slot: u32,
+    weight: u32,
+}
+
+pub(super) async fn weight(
+    State(caller): State<Caller>,
+    query: Result<Query<WeightQuery>, QueryRejection>,
+) -> Response {
+    let Ok(Query(WeightQuery { slot, weight: weight @ 0..=MAX_WEIGHT })) = query else {
+        let reason = format!("want /weight?slot=N&weight=W, with W from 0 to {MAX_WEIGHT}");
+        return refuse(StatusCode::BAD_REQUEST, reason);
+    };
+    let slot = Slot(slot);
+    let asked = caller.asker.ask(|answer| Request::Weight { client: caller.client, slot, weight, answer });
+    match soon(asked, caller.limits.answer).await {
+        Ok(None) => refuse(StatusCode::NOT_FOUND, format!("there is no slot {slot}")),
+        answered => respond(answered, |_| StatusCode::OK),
+    }
 }
 
 #[derive(Deserialize)]

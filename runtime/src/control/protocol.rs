@@ -9,6 +9,8 @@
 //! | `POST /stop`, `POST /stop?now=true` | [`Stopping`], at once | 202 |
 //! | `POST /scale?to=N`, `?up=N`, `?down=N` | [`Scaled`], at once | 200 |
 //! | `POST /pause`, `POST /resume` | [`Pausing`], at once | 200 |
+//! | `POST /policy?listener=NAME&policy=P` | [`Respread`], at once | 200, 404 when there is no such listener, 409 when it needs a new socket |
+//! | `POST /weight?slot=N&weight=W` | [`Weighed`], at once | 200, 404 when there is no such slot |
 //! | `POST /kill?worker=ID` | [`Killing`], at once | 200, 404 when there is no such worker |
 //! | `POST /reopen` | [`Reopened`] | 200, 500 if a file could not be opened |
 //! | anything that fails | [`Refusal`] | 400, 404, 405; 503 when the master is stopping, or too busy |
@@ -23,6 +25,8 @@ pub(crate) mod tests;
 
 use everport_handoff::id::{Generation, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
+
+use crate::config::Policy;
 
 pub(crate) use self::reload::{AskedBy, AuditLine, Begun, BegunState, ReloadOutcome, ReloadRecord};
 pub(crate) use self::status::{
@@ -54,6 +58,23 @@ pub(crate) struct Pausing {
     pub(crate) paused: bool,
     /// Whether it was otherwise before.
     pub(crate) changed: bool,
+}
+
+/// The connections of a listener are spread by this policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Respread {
+    /// The listener's name.
+    pub(crate) listener: String,
+    pub(crate) before: Policy,
+    pub(crate) policy: Policy,
+}
+
+/// A slot has this weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Weighed {
+    pub(crate) slot: Slot,
+    pub(crate) before: u32,
+    pub(crate) weight: u32,
 }
 
 /// A worker has been killed; it is replaced as after a crash.

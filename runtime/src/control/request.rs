@@ -5,12 +5,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use everport_handoff::id::WorkerId;
+use everport_handoff::id::{Slot, WorkerId};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use super::protocol::{AskedBy, Begun, Killing, Pausing, ReloadRecord, Reopened, Scaled, Status, Stopping};
+use super::protocol::{
+    AskedBy, Begun, Killing, Pausing, ReloadRecord, Reopened, Respread, Scaled, Status, Stopping, Weighed,
+};
+use crate::config::Policy;
 use crate::machine::Scale;
+use crate::shell::PolicyError;
 
 /// Who asks, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,10 @@ pub(crate) enum Request {
     Scale { client: Client, to: Scale, answer: oneshot::Sender<Scaled> },
     /// Let the workers take no connections, or take them again, and answer at once.
     Pause { client: Client, paused: bool, answer: oneshot::Sender<Pausing> },
+    /// Give a listener another policy, and answer at once.
+    Policy { client: Client, listener: String, policy: Policy, answer: oneshot::Sender<Result<Respread, PolicyError>> },
+    /// Give a slot another weight, and answer at once; with nothing when there is no such slot.
+    Weight { client: Client, slot: Slot, weight: u32, answer: oneshot::Sender<Option<Weighed>> },
     /// Kill a worker, and answer at once; with nothing when there is none of this id.
     Kill { client: Client, worker: WorkerId, answer: oneshot::Sender<Option<Killing>> },
 }

@@ -178,7 +178,8 @@ pub(super) struct Caller {
 }
 
 /// What can be asked for.
-const PATHS: &str = "GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume or /kill";
+const PATHS: &str =
+    "GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume, /kill, /policy or /weight";
 
 fn router(caller: Caller) -> Router {
     Router::new()
@@ -191,6 +192,8 @@ fn router(caller: Caller) -> Router {
         .route("/pause", post(orders::pause))
         .route("/resume", post(orders::resume))
         .route("/kill", post(orders::kill))
+        .route("/policy", post(orders::policy))
+        .route("/weight", post(orders::weight))
         .fallback(async || refuse(StatusCode::NOT_FOUND, format_args!("no such path: want {PATHS}")))
         .method_not_allowed_fallback(async || {
             refuse(StatusCode::METHOD_NOT_ALLOWED, format_args!("no such method here: want {PATHS}"))

@@ -137,19 +137,19 @@ fn what_makes_no_sense_is_refused_in_json() {
             Method::GET,
             "/nothing",
             404,
-            "no such path: want GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume or /kill",
+            "no such path: want GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume, /kill, /policy or /weight",
         ),
         (
             Method::GET,
             "/reload",
             405,
-            "no such method here: want GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume or /kill",
+            "no such method here: want GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume, /kill, /policy or /weight",
         ),
         (
             Method::POST,
             "/status",
             405,
-            "no such method here: want GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume or /kill",
+            "no such method here: want GET /status, POST /reload, /rollback, /reopen, /stop, /scale, /pause, /resume, /kill, /policy or /weight",
         ),
         (Method::POST, "/stop?now=perhaps", 400, "want /stop, /stop?now=true or /stop?now=false"),
     ];

@@ -296,7 +296,9 @@ impl Machine {
 
     pub(super) fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for worker in self.supervision.fill(now, actions) {
-            self.scheduler.join(worker);
+            if let Some(started) = self.supervision.get(worker) {
+                self.scheduler.join(worker, started.slot, started.terms.max_connections);
+            }
         }
     }
 

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::{Generation, ListenerId};
+use everport_handoff::id::{Generation, ListenerId, Slot};
 
 use super::budget::Memory;
 use super::clearing::Clearing;
 use super::generation::Course;
 use super::listeners::Listeners;
-use super::orders::Flow;
+use super::orders::{Flow, MAX_WEIGHT};
 use super::recycling::Measuring;
 use super::rotation::Rotation;
 use super::scheduler::{Given, Scheduler};
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
-use super::{Action, Care, Delay, Event, GenerationState, ReloadView, RestingView, Settings, Ticket, WorkerView};
+use super::{
+    Action, Care, Delay, Event, GenerationState, OfferedPolicy, ReloadView, RestingView, Settings, Ticket, WorkerView,
+};
 
 /// Everything that the master decides.
 #[derive(Debug)]
@@ -89,6 +91,21 @@ impl Machine {
         self.scheduler.room(listener)
     }
 
+    /// Whether the shell must feed `Event::LoadsRead` of all workers before it accepts from this listener.
+    pub(crate) fn wants_loads(&self, listener: ListenerId, now: Instant) -> bool {
+        self.scheduler.wants_loads(listener, now)
+    }
+
+    /// How the connections of a listener are spread; nothing if they are not offered.
+    pub(crate) fn policy(&self, listener: ListenerId) -> Option<OfferedPolicy> {
+        self.scheduler.policy(listener)
+    }
+
+    /// How much a slot gets, against the others.
+    pub(crate) fn weight(&self, slot: Slot) -> u32 {
+        self.scheduler.weight(slot)
+    }
+
     /// The workers whose processes have not ended, by age.
     pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> {
         self.supervision.workers().map(|(id, worker)| WorkerView {
@@ -98,6 +115,7 @@ impl Machine {
             state: worker.state,
             started: worker.started,
             restarts: self.supervision.restarts(worker),
+            weight: self.scheduler.weight(worker.slot),
             counters: self.scheduler.counters(id),
         })
     }
@@ -200,9 +218,13 @@ impl Machine {
     /// What comes once per connection or more often. Returns whether it was that.
     fn feed_traffic(&mut self, event: &Event, now: Instant, actions: &mut Vec<Action>) -> bool {
         match *event {
-            Event::Accepted { listener, connection } => self.scheduler.accepted(listener, connection, actions),
-            Event::HandedOver { worker, handover, listener, connection } => {
-                self.scheduler.handed_over(Given { by: worker, handover }, listener, connection, actions);
+            Event::LoadsRead { ref active } => self.scheduler.loads_read(active, now),
+            Event::LoadRead { worker, active } => self.scheduler.watched_load_read(worker, active),
+            Event::Accepted { listener, connection, key } => {
+                self.scheduler.accepted(listener, connection, key, actions);
+            }
+            Event::HandedOver { worker, handover, listener, connection, key } => {
+                self.scheduler.handed_over(Given { by: worker, handover }, listener, connection, key, actions);
             }
             Event::AcceptExhausted => self.scheduler.exhausted(now),
             Event::Settled { worker, connection, how } => {
@@ -243,6 +265,8 @@ impl Machine {
             Event::ScaleAsked { to } => self.scale_asked(to),
             Event::PauseAsked => self.pause_all(now, actions),
             Event::ResumeAsked => self.resume_all(now, actions),
+            Event::PolicyAsked { listener, policy } => self.scheduler.set_policy(listener, policy),
+            Event::WeightAsked { slot, weight } => self.scheduler.set_weight(slot, weight.min(MAX_WEIGHT)),
             Event::KillAsked { worker } => self.kill_asked(worker, now, actions),
             Event::Measured { worker, memory, taken } => self.measured(worker, memory, taken),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now, actions),
@@ -264,7 +288,9 @@ impl Machine {
             Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
             Event::Looked { listener, awaited } => self.looked(listener, awaited, now),
             Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),
-            Event::Accepted { .. }
+            Event::LoadsRead { .. }
+            | Event::LoadRead { .. }
+            | Event::Accepted { .. }
             | Event::HandedOver { .. }
             | Event::AcceptExhausted
             | Event::Settled { .. }

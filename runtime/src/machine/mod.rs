@@ -49,7 +49,7 @@ pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
 pub(crate) use self::generation::GenerationState;
 pub(crate) use self::kill::KillReason;
 pub(crate) use self::master::Machine;
-pub(crate) use self::orders::Scale;
+pub(crate) use self::orders::{MAX_WEIGHT, Scale};
 pub(crate) use self::recycling::{Limits, Worn};
 pub(crate) use self::slots::RestingView;
 pub(crate) use self::supervision::WorkerState;
@@ -77,6 +77,19 @@ pub(crate) enum Spread {
     Offered,
     /// The workers hold the socket themselves: policy `none`, and UDP in every policy.
     Shared,
+}
+
+/// How the master spreads the connections that it offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfferedPolicy {
+    /// In turn.
+    RoundRobin,
+    /// To the worker with the fewest connections.
+    Least,
+    /// To the better of two workers at random.
+    TwoChoices,
+    /// To the slot that stands for the client.
+    Hash,
 }
 
 /// How a worker ended.
@@ -128,6 +141,10 @@ pub(crate) enum Event {
     PauseAsked,
     /// When somebody asked that the workers take connections again.
     ResumeAsked,
+    /// When the connections of an offered listener are to be spread otherwise.
+    PolicyAsked { listener: ListenerId, policy: OfferedPolicy },
+    /// When somebody asked that a slot get more or less than the others.
+    WeightAsked { slot: Slot, weight: u32 },
     /// When somebody asked for the end of one worker. It is replaced as after a crash.
     KillAsked { worker: WorkerId },
 
@@ -161,11 +178,21 @@ pub(crate) enum Event {
     /// When a worker closed its side of a listener.
     ListenerClosed { worker: WorkerId, listener: ListenerId },
 
-    /// When the master accepted a connection.
-    Accepted { listener: ListenerId, connection: ConnectionId },
+    /// When it is known how many connections each worker has, as `Machine::wants_loads` asked.
+    LoadsRead { active: Vec<(WorkerId, u64)> },
+    /// When it is known how many connections a worker has, as `Action::WatchLoad` orders. What it settled before was fed.
+    LoadRead { worker: WorkerId, active: u64 },
+    /// When the master accepted a connection. `key` is the same for all that a client makes; nothing if it has no address.
+    Accepted { listener: ListenerId, connection: ConnectionId, key: Option<u64> },
     /// When a worker gave a live connection away. It is a new one to the machine, or that very one which this worker took and
     /// of which the master still has its copy.
-    HandedOver { worker: WorkerId, handover: HandoverId, listener: ListenerId, connection: ConnectionId },
+    HandedOver {
+        worker: WorkerId,
+        handover: HandoverId,
+        listener: ListenerId,
+        connection: ConnectionId,
+        key: Option<u64>,
+    },
     /// When accepting failed for want of descriptors or memory, or the last descriptors are reached.
     AcceptExhausted,
     /// When an offer changed hands.
@@ -234,6 +261,9 @@ pub(crate) enum Action {
     /// From now on, or no longer, the worker rings at every change on its board. The shell reads the board once after
     /// switching on.
     Ring { worker: WorkerId, on: bool },
+    /// From now on, or no longer, the worker rings when one of its connections ends. The shell reads its load
+    /// (`LoadRead`) once after switching on, and whenever it reads the board.
+    WatchLoad { worker: WorkerId, on: bool },
     /// Free the word of an offer that the worker refused; or took, after `Close` of that connection; or gave away since.
     /// Words of a dead worker are not freed: `Forget` drops its board.
     FreeWord { worker: WorkerId, connection: ConnectionId },
@@ -245,6 +275,9 @@ pub(crate) enum Action {
     Return { worker: WorkerId, handover: HandoverId, connection: ConnectionId },
     /// Shut a connection down and close the master's copy: its owner has died, the client must see the end.
     Shutdown { connection: ConnectionId },
+
+    /// Close a connection that nobody has ever read from: no worker may have it.
+    Shed { connection: ConnectionId },
 
     /// A slot rests: its workers failed too often. From now on it is filled at this pace.
     SlotRests { generation: Generation, slot: Slot, pace: Duration },
@@ -367,6 +400,10 @@ pub(crate) struct Settings {
     pub(crate) words: usize,
     /// How many accepted connections of one listener may wait for a worker with credit.
     pub(crate) queue: usize,
+    /// How many connections a worker may have.
+    pub(crate) max_connections: Option<u64>,
+    /// Whether connections that no worker may have are closed, instead of left to wait in the kernel.
+    pub(crate) shed: bool,
     /// How workers are looked after.
     pub(crate) care: Care,
     /// How long one key seals session tickets. Those of the master's start count to its end.
@@ -419,6 +456,8 @@ pub(crate) struct WorkerView {
     pub(crate) started: Instant,
     /// How many workers of this slot, in this generation, were followed by another.
     pub(crate) restarts: u32,
+    /// How much its slot shall get, against the others.
+    pub(crate) weight: u32,
     pub(crate) counters: Counters,
 }
 

@@ -19,6 +19,11 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// Another source of chance, which this one decides.
+    pub(super) fn split(&mut self) -> Self {
+        Self(self.next())
+    }
+
     /// A number below `bound`, which is not zero.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound

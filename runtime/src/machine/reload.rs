@@ -173,6 +173,7 @@ impl Machine {
         let before = std::mem::replace(&mut self.settings, settings);
         let slots = self.supervision.slots_mut();
         slots.set_care(settings.care);
+        self.scheduler.set_shed(settings.shed);
         if settings.workers != before.workers {
             slots.set_count(settings.workers);
         }

@@ -11,8 +11,9 @@
 //!
 //! A connection that a worker handed over goes the same way, in every policy; see `handover`.
 //!
-//! Policy `rr`: each listener has a rotation of its workers. One that cannot take anything when its turn comes leaves the
-//! rotation, and comes back when it can, so a connection costs the same with any number of workers.
+//! Each listener has a roster of the workers that may be offered its connections, kept by its policy. One that cannot take
+//! anything when it is chosen leaves the roster, and comes back when it can, so a connection costs the same with any number
+//! of workers, or next to the same.
 //!
 //! Invariants: a connection of this table has exactly one copy with the master, and is in exactly one [`State`]. Each word
 //! that is not free is in the table of its worker. A worker never has more untaken and revoked words than its credit.
@@ -20,7 +21,9 @@
 
 mod handover;
 mod lane;
+mod limit;
 mod offer;
+mod roster;
 mod settle;
 mod steal;
 mod worker;
@@ -28,12 +31,14 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::{ListenerId, WorkerId};
+use everport_handoff::id::{ListenerId, Slot, WorkerId};
 
 pub(super) use self::handover::Given;
 use self::lane::{Gate, Lane};
+use self::limit::Loads;
 use self::worker::{Channel, Pace, Seat, Standing, Word, Worker};
-use super::{Action, ConnectionId, Counters, Settings, Spread};
+use super::random::Random;
+use super::{Action, ConnectionId, Counters, OfferedPolicy, Settings, Spread};
 
 #[derive(Debug)]
 pub(super) struct Scheduler {
@@ -50,6 +55,10 @@ pub(super) struct Scheduler {
     /// When the wanted workers are asked for a beat again.
     ask_again: Option<Instant>,
     intake: Intake,
+    /// How much each slot shall get, where somebody said so; else one.
+    weights: BTreeMap<Slot, u32>,
+    loads: Loads,
+    random: Random,
     /// The listeners to look after at the end of this event.
     stirred: Vec<ListenerId>,
     /// The workers to look after at the end of this event.
@@ -59,6 +68,8 @@ pub(super) struct Scheduler {
 #[derive(Debug)]
 struct Connection {
     listener: ListenerId,
+    /// The client, for who goes by that.
+    key: Option<u64>,
     state: State,
     /// How many workers may still have a revoked copy.
     copies: usize,
@@ -75,7 +86,7 @@ struct Connection {
 impl Connection {
     fn new(listener: ListenerId, given: Option<Given>) -> Self {
         let state = State::Queued;
-        Self { listener, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0, given }
+        Self { listener, key: None, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0, given }
     }
 
     /// Whether this worker can be offered the connection: it is not the one that wants to be rid of it.
@@ -134,6 +145,9 @@ impl Scheduler {
             overdue: BTreeSet::new(),
             held: VecDeque::new(),
             ask_again: None,
+            weights: BTreeMap::new(),
+            loads: Loads::default(),
+            random: Random::new(settings.care.seed),
             intake: Intake::Open { pause: INTAKE_PAUSE },
             stirred: Vec::new(),
             touched: Vec::new(),
@@ -141,7 +155,8 @@ impl Scheduler {
     }
 
     pub(super) fn open(&mut self, listener: ListenerId, spread: Spread) {
-        self.lanes.entry(listener).or_insert_with(|| Lane::new(spread));
+        let roster = self.roster(OfferedPolicy::RoundRobin);
+        self.lanes.entry(listener).or_insert_with(|| Lane::new(spread, roster));
     }
 
     /// Ends every connection that waits for this listener, or returns it to its giver. Those on offer may still be taken.
@@ -149,7 +164,7 @@ impl Scheduler {
         let Some(lane) = self.lanes.remove(&listener) else {
             return;
         };
-        for connection in lane.queue {
+        for connection in lane.into_waiting() {
             self.end(connection, actions);
         }
         for (until, connection) in std::mem::take(&mut self.held) {
@@ -168,8 +183,10 @@ impl Scheduler {
         self.stir_all();
     }
 
-    pub(super) fn join(&mut self, worker: WorkerId) {
-        self.workers.insert(worker, Worker::new());
+    /// A worker is started. `limit`: how many connections it may have.
+    pub(super) fn join(&mut self, worker: WorkerId, slot: Slot, limit: Option<u64>) {
+        let weight = self.weight(slot);
+        self.workers.insert(worker, Worker::new(slot, weight, limit));
     }
 
     /// Drops a worker whose process never was.
@@ -193,7 +210,8 @@ impl Scheduler {
             && user.seats.remove(&listener).is_some()
         {
             if let Some(lane) = self.lanes.get_mut(&listener) {
-                lane.rotation.retain(|other| *other != worker);
+                lane.roster.remove(worker);
+                lane.unpark(worker);
             }
             self.recount(listener);
         }
@@ -270,7 +288,7 @@ impl Scheduler {
 
     pub(super) fn room(&self, listener: ListenerId) -> usize {
         match self.lanes.get(&listener) {
-            Some(lane) if lane.gate == Gate::Accepting => self.room_of(lane),
+            Some(lane) if lane.gate == Gate::Accepting => self.room_of(listener, lane),
             _ => 0,
         }
     }
@@ -282,7 +300,8 @@ impl Scheduler {
             Intake::Exhausted { until, .. } => Some(until),
             Intake::Open { .. } | Intake::Closed => None,
         };
-        [overdue, hold, intake, self.ask_again].into_iter().flatten().min()
+        let parked = self.lanes.values().filter_map(Lane::next_unpark).min();
+        [overdue, hold, intake, self.ask_again, parked].into_iter().flatten().min()
     }
 }
 
@@ -295,6 +314,11 @@ impl Scheduler {
         {
             self.intake = Intake::Open { pause };
             self.stir_all();
+        }
+        for (listener, lane) in &mut self.lanes {
+            if lane.unpark_due(now) {
+                self.stirred.push(*listener);
+            }
         }
         while let Some(&(until, connection)) = self.held.front()
             && until <= now
@@ -315,10 +339,11 @@ impl Scheduler {
         while let Some(listener) = self.stirred.pop() {
             self.return_unwanted(listener, actions);
             self.dispatch(listener, now, actions);
-            self.set_gate(listener, actions);
+            self.set_gate(listener, now, actions);
         }
         while let Some(worker) = self.touched.pop() {
             self.set_ring(worker, actions);
+            self.set_watch(worker, actions);
         }
         while let Some(&(since, connection)) = self.clock.front()
             && self.holder_since(connection, since).is_none()
@@ -351,8 +376,7 @@ impl Scheduler {
     }
 
     fn recount(&mut self, listener: ListenerId) {
-        let users =
-            self.workers.values().filter(|worker| worker.is_active() && worker.seats.contains_key(&listener)).count();
+        let users = self.workers.values().filter(|worker| worker.serves(listener)).count();
         if let Some(lane) = self.lanes.get_mut(&listener) {
             lane.users = users;
             self.stirred.push(listener);

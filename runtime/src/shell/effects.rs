@@ -52,6 +52,7 @@ impl Shell {
             Action::AskBeat { worker } => self.ask_beat(worker),
             Action::Measure { worker } => self.measure(worker),
             Action::Ring { worker, on } => self.ring(worker, on),
+            Action::WatchLoad { worker, on } => self.watch_load(worker, on),
             Action::FreeWord { worker, connection } => {
                 if let Some(link) = self.links.get_mut(&worker) {
                     link.free(connection);
@@ -61,6 +62,7 @@ impl Shell {
             Action::TellMoved { worker, handover } => self.tell_moved(worker, handover),
             Action::Return { worker, handover, connection } => self.return_to(worker, handover, connection),
             Action::Shutdown { connection } => self.connections.shut_down(connection),
+            Action::Shed { connection } => self.shed(connection),
             Action::RotateTicketKeys => self.rotate_ticket_keys(),
             Action::SendTicketKeys { worker } => self.send_ticket_keys(worker),
             Action::SlotRests { generation, slot, pace } => self.records.slot_rests(generation, slot, pace),
@@ -79,9 +81,11 @@ impl Shell {
             Action::ReloadEnded { generation, tickets, outcome, phases, retired } => {
                 let workers = self.machine.slots();
                 let strategy = self.plans.next_of(generation).map(|plan| plan.config.strategy);
-                self.plans.reload_ended(generation, outcome == Outcome::Committed);
-                if outcome == Outcome::Committed {
+                let committed = outcome == Outcome::Committed;
+                self.plans.reload_ended(generation, committed);
+                if committed {
                     self.retune_listeners();
+                    self.apply_policies();
                 }
                 self.records.reload_ended(Ended { generation, retired, workers, outcome, phases, strategy }, &tickets);
                 self.drop_pins();
@@ -95,9 +99,8 @@ impl Shell {
     fn drain(&mut self, worker: WorkerId, deadline: Instant, successor: bool) {
         if let Some(link) = self.links.get_mut(&worker) {
             link.active_at_drain = Some(link.figures().active);
-            let config = &self.plans.of(link.identity.generation).config;
-            // Whoever has less time than usual needs some after the soft deadline, too.
-            let grace = config.drain_grace.min(deadline.saturating_duration_since(clock::now()) / 2);
+            let time = deadline.saturating_duration_since(clock::now());
+            let grace = self.plans.of(link.identity.generation).grace(time);
             self.order(worker, ToWorker::Drain { successor, grace }.into());
         }
         self.drain_foreign(worker);

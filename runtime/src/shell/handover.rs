@@ -107,8 +107,9 @@ impl Shell {
                 self.connections.keep(Connection { socket, peer, listener, parcel: gift.parcel, memfd })
             }
         };
-        let handover = HandoverId(gift.id.0);
-        self.note(Event::HandedOver { worker, handover, listener: gift.listener, connection });
+        let (handover, listener) = (HandoverId(gift.id.0), gift.listener);
+        let key = self.connections.get(connection).and_then(Connection::key);
+        self.note(Event::HandedOver { worker, handover, listener, connection, key });
     }
 
     /// The connection that the worker took by this offer, if the master still has its copy. `None` if the worker did not take
@@ -166,8 +167,9 @@ impl Shell {
         let undelivered = self.links.get_mut(&worker).map(|link| std::mem::take(&mut link.undelivered));
         for (id, connection) in undelivered.into_iter().flatten() {
             self.note(Event::ChannelClosed { worker });
-            let (listener, connection) = (connection.listener, self.connections.keep(connection));
-            self.note(Event::HandedOver { worker, handover: HandoverId(id.0), listener, connection });
+            let (listener, key) = (connection.listener, connection.key());
+            let (handover, connection) = (HandoverId(id.0), self.connections.keep(connection));
+            self.note(Event::HandedOver { worker, handover, listener, connection, key });
         }
     }
 }

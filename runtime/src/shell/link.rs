@@ -54,6 +54,8 @@ pub(crate) struct Link {
     /// The connections that could not be returned to it, by its own numbers.
     pub(crate) undelivered: Vec<(HandoverId, Connection)>,
     board: MasterBoard,
+    /// Whether the machine wants to know whenever its connections end.
+    watched: bool,
     heartbeat: u64,
     offers: HashMap<ConnectionId, Placed>,
     /// Offers that are on the board but not yet in the channel.
@@ -195,6 +197,7 @@ impl Link {
             lost: 0,
             undelivered: Vec::new(),
             board,
+            watched: false,
             heartbeat: 0,
             offers: HashMap::new(),
             staged: Vec::new(),
@@ -393,6 +396,18 @@ impl Link {
     pub(crate) fn oldest(&self, uptime: Duration) -> Option<Duration> {
         let oldest = Some(self.figures().oldest).filter(|oldest| *oldest > 0)?;
         Some(Duration::from_millis(everport_handoff::board::now().saturating_sub(oldest)).min(uptime))
+    }
+
+    /// Asks the worker to ring whenever a connection ends, or no longer.
+    pub(crate) fn watch_load(&mut self, on: bool) {
+        self.watched = on;
+        self.board.ask_ring_at_ends(on);
+    }
+
+    /// How many connections the worker has, if that is watched. To be read after the offers: a connection counts before its
+    /// offer is taken.
+    pub(crate) fn watched_load(&self) -> Option<u64> {
+        self.watched.then(|| self.figures().active)
     }
 
     /// Asks the worker to ring at every change, or no longer.

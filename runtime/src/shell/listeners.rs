@@ -29,8 +29,12 @@ pub(crate) struct Listener {
     pub(crate) key: String,
     pub(crate) bound: Bound,
     pub(crate) spread: Spread,
+    /// What the settings say of how its connections are spread.
+    pub(crate) policy: Policy,
     /// How many connections the master has accepted from it.
     pub(crate) accepted: u64,
+    /// How many of them it has closed because no worker might have them.
+    pub(crate) shed: u64,
     pub(crate) accepting: bool,
 }
 
@@ -52,7 +56,6 @@ pub(crate) enum Accept {
 pub(crate) struct Listeners {
     held: BTreeMap<ListenerId, Listener>,
     last: u32,
-    policy: Policy,
     inherited: &'static InheritedSockets,
     /// How many descriptors this process may have.
     limit: u64,
@@ -63,10 +66,10 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    pub(crate) fn new(policy: Policy, inherited: &'static InheritedSockets) -> Self {
+    pub(crate) fn new(inherited: &'static InheritedSockets) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         let ceiling = ceiling(limit, 0);
-        Self { held: BTreeMap::new(), last: 0, policy, inherited, limit, ceiling, is_short: false }
+        Self { held: BTreeMap::new(), last: 0, inherited, limit, ceiling, is_short: false }
     }
 
     /// Keeps enough descriptors for another generation of so many workers.
@@ -86,17 +89,23 @@ impl Listeners {
         self.held.iter().find(|(_, listener)| means(listener)).map(|(id, _)| *id)
     }
 
-    /// Binds a new listener.
-    pub(crate) fn bind(&mut self, address: &ListenAddress, index: u32) -> Result<ListenerId, BindError> {
+    /// Binds a new listener; `default` is its policy unless its address says another.
+    pub(crate) fn bind(
+        &mut self,
+        address: &ListenAddress,
+        index: u32,
+        default: Policy,
+    ) -> Result<ListenerId, BindError> {
         let bound = socket::bind(address, self.inherited)?;
-        let spread = match (self.policy, bound.kind()) {
-            (Policy::RoundRobin, Kind::Tcp | Kind::Unix) => Spread::Offered,
-            (Policy::None, _) | (_, Kind::Udp) => Spread::Shared,
+        let policy = match bound.kind() {
+            Kind::Tcp | Kind::Unix => address.policy().unwrap_or(default),
+            Kind::Udp => Policy::None,
         };
+        let spread = if policy.is_offered() { Spread::Offered } else { Spread::Shared };
         self.last += 1;
         let id = ListenerId(self.last);
         let key = bound.address().key(index);
-        self.held.insert(id, Listener { key, bound, spread, accepted: 0, accepting: false });
+        self.held.insert(id, Listener { key, bound, spread, policy, accepted: 0, shed: 0, accepting: false });
         Ok(id)
     }
 

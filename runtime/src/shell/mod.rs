@@ -27,6 +27,7 @@ mod records;
 mod reopening;
 mod signals;
 mod sources;
+mod spread;
 mod status;
 mod surroundings;
 mod tickets;
@@ -52,6 +53,7 @@ pub use self::privileges::PrivilegeError;
 use self::process::Launcher;
 use self::records::Records;
 use self::signals::Signals;
+pub(crate) use self::spread::PolicyError;
 use self::surroundings::Output;
 use crate::config::{Config, Origin};
 use crate::control::protocol::MasterState;
@@ -131,7 +133,7 @@ impl Shell {
             announced: MasterState::Starting,
             has_news: true,
             adopts_orphans: orphans::come_to_us(),
-            listeners: Listeners::new(config.policy, inherited),
+            listeners: Listeners::new(inherited),
             connections: Connections::default(),
             links: HashMap::new(),
             ticket_keys: None,
@@ -148,8 +150,9 @@ impl Shell {
             control,
         };
         shell.watch_own_sources().map_err(|errno| Error::io("watch", &"signals and control")(errno.into()))?;
-        let listen = shell.plans.active().config.listen.clone();
-        shell.plans.active_mut().configured = shell.bind_configured(&listen)?;
+        let config = &shell.plans.active().config;
+        let (listen, policy) = (config.listen.clone(), config.policy);
+        shell.plans.active_mut().configured = shell.bind_configured(&listen, policy)?;
         Ok(shell)
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use everport_handoff::board;
 use everport_handoff::id::{Generation, ListenerId};
@@ -35,6 +36,14 @@ pub(super) struct Plan {
     pub(super) launcher: Launcher,
     /// The listeners that its settings name, in their order.
     pub(super) configured: Vec<ListenerId>,
+}
+
+impl Plan {
+    /// How long after the begin of a drain that may take so long its soft deadline is. Whoever has less time than usual
+    /// needs some after that, too.
+    pub(super) fn grace(&self, time: Duration) -> Duration {
+        self.config.drain_grace.min(time / 2)
+    }
 }
 
 /// The plans of the generations that workers may yet be started for.
@@ -116,7 +125,7 @@ impl Shell {
             warn!(key, "setting changed; it counts from the next start of the master on");
         }
         let launcher = self.plans.active.launcher.renewed(&config)?;
-        let configured = self.bind_configured(&config.listen)?;
+        let configured = self.bind_configured(&config.listen, config.policy)?;
         Ok(Plan { config, launcher, configured })
     }
 }
@@ -139,6 +148,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         credit: CREDIT,
         words: board::OFFER_WORDS,
         queue: QUEUE,
+        max_connections: config.max_connections,
+        shed: config.shed,
         care: care(config),
         ticket_rotation: config.ticket_rotation,
     }

@@ -64,6 +64,7 @@ pub(super) struct Records {
     drains: HashMap<Generation, Tally>,
     audit: Audit,
     exhaustion_said: Option<Instant>,
+    shedding_said: Option<Instant>,
     /// What the last workers that ended had been refused, to say it with why they could not start.
     refusals: BTreeMap<WorkerId, String>,
 }
@@ -105,6 +106,7 @@ impl Records {
             drains: HashMap::new(),
             audit,
             exhaustion_said: None,
+            shedding_said: None,
             refusals: BTreeMap::new(),
         }
     }
@@ -336,14 +338,27 @@ impl Records {
     }
 
     /// Says, once in a period, that accepting failed for want of something.
+    pub(super) fn shed(&mut self, listener: &str) {
+        if is_news(&mut self.shedding_said) {
+            warn!(listener, "connections closed: every worker has as many as it may have");
+        }
+    }
+
     pub(super) fn exhausted(&mut self, reason: &io::Error) {
-        let now = clock::now();
-        let is_news = self.exhaustion_said.is_none_or(|said| now.saturating_duration_since(said) >= EXHAUSTION_PERIOD);
-        if is_news {
-            self.exhaustion_said = Some(now);
+        if is_news(&mut self.exhaustion_said) {
             warn!(%reason, "accepting paused; clients wait in the backlog");
         }
     }
+}
+
+/// Whether what is said at most once per period can be said again; then it counts as said.
+fn is_news(said: &mut Option<Instant>) -> bool {
+    let now = clock::now();
+    let is_news = said.is_none_or(|said| now.saturating_duration_since(said) >= EXHAUSTION_PERIOD);
+    if is_news {
+        *said = Some(now);
+    }
+    is_news
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -374,7 +389,7 @@ fn killed(view: WorkerView) -> Option<&'static str> {
 /// Why a worker is killed, in a few words.
 pub(super) fn describe_kill(why: KillReason) -> &'static str {
     match why {
-        KillReason::DrainTimeout => "its drain_timeout was over",
+        KillReason::DrainTimeout => "its time to drain was over",
         KillReason::NotReady => "it was not ready in time",
         KillReason::Left => "it asked to leave before it was ready",
         KillReason::Incompatible => "no common version of the protocol",

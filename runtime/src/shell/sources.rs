@@ -19,8 +19,9 @@ use super::poller::{Ready, Source};
 use super::process::Process;
 use super::records::Answer;
 use super::signals::Order as SignalOrder;
+use super::spread::offered;
 use super::{Shell, orphans};
-use crate::config::Readiness;
+use crate::config::{Policy, Readiness};
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::{Client, Request};
 use crate::error::{Error, Result};
@@ -63,13 +64,13 @@ impl Shell {
 
     /// Finds or binds the listeners that settings name. After a failure those that were bound belong to nobody, and the
     /// machine closes them.
-    pub(super) fn bind_configured(&mut self, addresses: &[ListenAddress]) -> Result<Vec<ListenerId>> {
+    pub(super) fn bind_configured(&mut self, addresses: &[ListenAddress], policy: Policy) -> Result<Vec<ListenerId>> {
         let mut configured = Vec::new();
         for address in addresses {
             let listener = match self.listeners.find(address, 0).filter(|found| !configured.contains(found)) {
                 Some(found) => found,
                 None => {
-                    let bound = self.listeners.bind(address, 0).map_err(|failure| Error::Bind {
+                    let bound = self.listeners.bind(address, 0, policy).map_err(|failure| Error::Bind {
                         address: address.to_string(),
                         source: io::Error::new(failure.kind(), failure.cause),
                     })?;
@@ -85,11 +86,15 @@ impl Shell {
     fn announce(&mut self, listener: ListenerId, configured: bool) {
         let Some(held) = self.listeners.get(listener) else { return };
         info!(listener = held.key, address = %held.bound.local(), "listener bound");
-        let spread = held.spread;
+        let (spread, policy) = (held.spread, offered(held.policy));
         self.note(Event::ListenerBound { listener, spread, configured });
+        if let Some(policy) = policy {
+            self.note(Event::PolicyAsked { listener, policy });
+        }
     }
 
     fn accept(&mut self, listener: ListenerId) {
+        self.read_loads(listener);
         for _ in 0..self.machine.room(listener).min(MAX_ACCEPTS) {
             let (connection, exhausted) = match self.listeners.accept(listener) {
                 Accept::Connection(connection) => (Some(connection), None),
@@ -100,8 +105,9 @@ impl Shell {
                 Accept::Empty => return,
             };
             if let Some(connection) = connection {
+                let key = connection.key();
                 let connection = self.connections.keep(connection);
-                self.note(Event::Accepted { listener, connection });
+                self.note(Event::Accepted { listener, connection, key });
             }
             if let Some(error) = exhausted {
                 self.records.exhausted(&error);
@@ -131,7 +137,11 @@ impl Shell {
         let Some(link) = self.links.get_mut(&worker) else { return };
         let has_beaten = link.has_beaten();
         let moves = link.read_board();
+        let load = link.watched_load();
         self.note_moves(worker, moves);
+        if let Some(active) = load {
+            self.note(Event::LoadRead { worker, active });
+        }
         if has_beaten {
             self.note(Event::Beat { worker });
         }
@@ -310,7 +320,11 @@ impl Shell {
         if self.listeners.len() >= MAX_LISTENERS {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
         }
-        let bound = self.listeners.bind(&address, index);
+        let policy = plan.config.policy;
+        if plan.config.max_connections.is_some() && address.policy() == Some(Policy::None) {
+            return Err(refuse(format!("bind {address}: max_connections holds for no listener with policy none")));
+        }
+        let bound = self.listeners.bind(&address, index, policy);
         let listener =
             bound.map_err(|error| ListenFailure { errno: error.raw_os_error(), reason: error.to_string() })?;
         self.announce(listener, false);
@@ -421,6 +435,12 @@ impl Shell {
                 Request::Scale { client, to, answer } => reply(answer, self.scale(&asked_by(client), to)),
                 Request::Pause { client, paused, answer } => {
                     reply(answer, self.set_paused(&asked_by(client), paused));
+                }
+                Request::Policy { client, listener, policy, answer } => {
+                    reply(answer, self.set_policy(&asked_by(client), &listener, policy));
+                }
+                Request::Weight { client, slot, weight, answer } => {
+                    reply(answer, self.set_weight(&asked_by(client), slot, weight));
                 }
                 Request::Kill { client, worker, answer } => {
                     reply(answer, Some(self.kill_worker(&asked_by(client), worker)));

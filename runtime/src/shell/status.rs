@@ -7,12 +7,11 @@ use everport_handoff::id::Generation;
 use super::link::Link;
 use super::measure::resident_memory;
 use super::{Shell, clock, records};
-use crate::config::Policy;
 use crate::control::protocol::{
     Begun, BegunState, GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep,
     RestingStatus, Status, WorkerState, WorkerStatus,
 };
-use crate::machine::{self, ReloadView, RestingView, Spread, StepView, WorkerView};
+use crate::machine::{self, ReloadView, RestingView, StepView, WorkerView};
 
 impl Shell {
     /// The master at a glance.
@@ -132,6 +131,7 @@ impl Shell {
             uptime_seconds: uptime.as_secs(),
             memory_bytes: process.and_then(resident_memory),
             restarts: u64::from(view.restarts),
+            weight: Some(view.weight),
             active: figures.active,
             guards: figures.guards,
             offered: view.counters.offered,
@@ -154,8 +154,8 @@ impl Shell {
     fn soft_deadline(&self, view: WorkerView) -> Option<Instant> {
         match view.state {
             machine::WorkerState::Draining { since, deadline } => {
-                let grace = self.plans.of(view.generation).config.drain_grace;
-                Some(since + grace.min(deadline.saturating_duration_since(since) / 2))
+                let time = deadline.saturating_duration_since(since);
+                Some(since + self.plans.of(view.generation).grace(time))
             }
             _ => None,
         }
@@ -165,12 +165,10 @@ impl Shell {
         let status = |(id, listener): (_, &super::listeners::Listener)| ListenerStatus {
             name: listener.key.clone(),
             address: listener.bound.local().to_string(),
-            policy: match listener.spread {
-                Spread::Offered => Policy::RoundRobin,
-                Spread::Shared => Policy::None,
-            },
+            policy: self.policy(id),
             queue: u64::try_from(self.machine.queued(id)).unwrap_or(u64::MAX),
             accepted: listener.accepted,
+            shed: listener.shed,
             accepting: listener.accepting,
         };
         self.listeners.iter().map(status).collect()

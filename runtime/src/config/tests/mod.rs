@@ -69,6 +69,8 @@ fn nothing_given_is_all_defaults() {
         listen: Vec::new(),
         workers: NonZeroU32::new(3).unwrap(),
         policy: Policy::RoundRobin,
+        max_connections: None,
+        shed: false,
         protocol: Protocol::Everport,
         readiness: Readiness::Auto,
         ready_timeout: Duration::from_secs(30),
@@ -251,8 +253,16 @@ fn a_wrong_variable_is_named_with_its_value_and_what_was_wanted() {
         ("EVERPORT_WORKERS", "-1", "want a whole number from 1 to 1024"),
         ("EVERPORT_WORKERS", "two", "want a whole number from 1 to 1024"),
         ("EVERPORT_WORKERS", "99999999999999999999", "want a whole number from 1 to 1024"),
-        ("EVERPORT_SCHED_POLICY", "least", "unknown policy, the known ones are rr and none (also called shared)"),
-        ("EVERPORT_SCHED_POLICY", "RR", "unknown policy, the known ones are rr and none (also called shared)"),
+        (
+            "EVERPORT_SCHED_POLICY",
+            "split",
+            "unknown policy, the known ones are rr, none (also called shared), least, p2c and hash",
+        ),
+        (
+            "EVERPORT_SCHED_POLICY",
+            "RR",
+            "unknown policy, the known ones are rr, none (also called shared), least, p2c and hash",
+        ),
         ("EVERPORT_CONTROL", &long, "the path has 108 bytes, but a socket's path can have only 107"),
         ("EVERPORT_DRAIN_TIMEOUT", "30", "the unit is missing, write for example 30s, 500ms or 1m 30s"),
         ("EVERPORT_DRAIN_TIMEOUT", "0", "the unit is missing, write for example 30s, 500ms or 1m 30s"),
@@ -311,7 +321,7 @@ fn a_wrong_value_names_the_flag_or_the_method_that_gave_it() {
             Setting::Policy,
             "",
             Source::Flag,
-            r#"invalid --policy "": unknown policy, the known ones are rr and none (also called shared)"#,
+            r#"invalid --policy "": unknown policy, the known ones are rr, none (also called shared), least, p2c and hash"#,
         ),
         (
             Setting::ReadyTimeout,
@@ -396,7 +406,7 @@ fn workers_do_not_inherit_the_masters_settings() {
 
 #[test]
 fn names_print_as_they_are_read() {
-    for policy in [Policy::RoundRobin, Policy::None] {
+    for policy in Policy::ALL {
         assert_eq!(policy.to_string().parse(), Ok(policy));
         assert_eq!(serde_json::to_value(policy).unwrap(), policy.to_string());
     }

@@ -106,6 +106,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) memory_bytes: Option<u64>,
     /// How often this slot of this generation was filled again after a crash.
     pub(crate) restarts: u64,
+    /// How much its slot gets, against the others; nothing from a master that knows no weights.
+    #[serde(default)]
+    pub(crate) weight: Option<u32>,
     /// Connections that it serves now.
     pub(crate) active: u64,
     /// Other work that keeps it alive while it drains.
@@ -181,6 +184,9 @@ pub(crate) struct ListenerStatus {
     pub(crate) accepted: u64,
     /// Whether the master accepts from it at the moment.
     pub(crate) accepting: bool,
+    /// Connections that the master has closed because no worker might have them.
+    #[serde(default)]
+    pub(crate) shed: u64,
 }
 
 /// A reload that has not ended.

@@ -34,15 +34,17 @@ impl Scheduler {
         given: Given,
         listener: ListenerId,
         connection: ConnectionId,
+        key: Option<u64>,
         actions: &mut Vec<Action>,
     ) {
         match self.connections.get_mut(&connection) {
             None => {
-                self.connections.insert(connection, Connection::new(listener, Some(given)));
+                self.connections.insert(connection, Connection { key, ..Connection::new(listener, Some(given)) });
             }
             // Revoked copies of it may lie elsewhere, and count on.
             Some(known) if known.state == (State::Taken { by: given.by }) => {
-                *known = Connection { copies: known.copies, ..Connection::new(known.listener, Some(given)) };
+                let (copies, listener) = (known.copies, known.listener);
+                *known = Connection { copies, key, ..Connection::new(listener, Some(given)) };
                 if self.workers.get(&given.by).is_some_and(|giver| giver.standing != Standing::Dead) {
                     actions.push(Action::FreeWord { worker: given.by, connection });
                 }
@@ -105,8 +107,7 @@ impl Scheduler {
 
     fn leave_queue(&mut self, listener: ListenerId, connection: ConnectionId) {
         if let Some(lane) = self.lanes.get_mut(&listener) {
-            lane.queue.retain(|other| *other != connection);
-            lane.given.remove(&connection);
+            lane.leave(connection);
         }
     }
 
@@ -121,10 +122,7 @@ impl Scheduler {
         self.connections.get(&connection).is_some_and(|waiting| {
             let is_giver = |id| waiting.given.is_some_and(|given| given.by == id);
             self.workers.iter().any(|(id, worker)| {
-                worker.is_active()
-                    && worker.seats.contains_key(&waiting.listener)
-                    && !is_giver(*id)
-                    && !waiting.refused_by.contains(id)
+                worker.serves(waiting.listener) && !is_giver(*id) && !waiting.refused_by.contains(id)
             })
         })
     }

@@ -4,18 +4,11 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{ListenerId, WorkerId};
 
-use super::super::{Action, ConnectionId};
+use super::super::{Action, ConnectionId, OfferedPolicy};
 use super::lane::{Gate, Lane};
+use super::roster::{Applicant, Assembly, Choice};
 use super::worker::{Channel, Seat, Word};
 use super::{Connection, INTAKE_PAUSE, Intake, Scheduler, State};
-
-/// What the front of a queue finds in the rotation.
-enum Pick {
-    Worker(WorkerId),
-    /// When all whose turn could come have refused this connection, or still have a revoked copy of it.
-    Unfit,
-    Nobody,
-}
 
 /// How long a connection is held back that everybody refused, or that was stolen too often: long enough that trying
 /// again costs nothing, short enough for a client to wait.
@@ -29,12 +22,14 @@ impl Scheduler {
         &mut self,
         listener: ListenerId,
         connection: ConnectionId,
+        key: Option<u64>,
         actions: &mut Vec<Action>,
     ) {
         if self.knows(connection) {
             return;
         }
-        self.connections.insert(connection, Connection::new(listener, None));
+        self.connections.insert(connection, Connection { key, ..Connection::new(listener, None) });
+        self.loads.count_accepted();
         self.enqueue(connection, actions);
         if let Intake::Open { pause } = &mut self.intake {
             *pause = INTAKE_PAUSE;
@@ -74,46 +69,45 @@ impl Scheduler {
 
     pub(super) fn dispatch(&mut self, listener: ListenerId, now: Instant, actions: &mut Vec<Action>) {
         while let Some(&connection) = self.lanes.get(&listener).and_then(|lane| lane.queue.front()) {
-            let pick = self.pick(listener, connection);
-            if let (Some(lane), Pick::Worker(_) | Pick::Unfit) = (self.lanes.get_mut(&listener), &pick) {
-                lane.queue.pop_front();
-                lane.given.remove(&connection);
+            let choice = self.choose(listener, connection, now);
+            let sheds = choice == Choice::Nobody && self.sheds(listener, connection);
+            let Some(lane) = self.lanes.get_mut(&listener).filter(|_| choice != Choice::Nobody || sheds) else {
+                return;
+            };
+            lane.queue.pop_front();
+            if let Choice::WaitFor(worker, until) = choice {
+                lane.park(connection, worker, until);
+                continue;
             }
-            match pick {
-                Pick::Worker(worker) => self.offer(connection, worker, now, actions),
-                Pick::Unfit => self.hold_unfit(connection, now, actions),
-                Pick::Nobody => break,
+            lane.given.remove(&connection);
+            match choice {
+                Choice::Worker(worker) => self.offer(connection, worker, now, actions),
+                Choice::Unfit => self.hold_unfit(connection, now, actions),
+                Choice::Nobody | Choice::WaitFor(..) => self.shed(connection, actions),
             }
         }
     }
 
-    fn pick(&mut self, listener: ListenerId, connection: ConnectionId) -> Pick {
-        let Some(lane) = self.lanes.get_mut(&listener) else {
-            return Pick::Nobody;
+    fn choose(&mut self, listener: ListenerId, connection: ConnectionId, now: Instant) -> Choice {
+        let (Some(lane), Some(waiting)) = (self.lanes.get_mut(&listener), self.connections.get(&connection)) else {
+            return Choice::Nobody;
         };
-        let Some(waiting) = self.connections.get(&connection) else {
-            return Pick::Nobody;
-        };
-        let mut pick = Pick::Nobody;
-        for _ in 0..lane.rotation.len() {
-            let Some(next) = lane.rotation.pop_front() else {
-                break;
-            };
-            let Some(worker) = self.workers.get_mut(&next) else {
-                continue;
-            };
-            if !worker.can_be_offered(&self.settings) {
+        let applicant = Applicant { id: connection, waiting };
+        let assembly = Assembly { workers: &self.workers, settings: &self.settings, now, connection: Some(applicant) };
+        let mut rested = Vec::new();
+        let choice = lane.roster.choose(&assembly, &mut rested);
+        self.unseat(listener, &rested);
+        choice
+    }
+
+    /// These could not take anything when they were chosen.
+    fn unseat(&mut self, listener: ListenerId, workers: &[WorkerId]) {
+        for id in workers {
+            if let Some(worker) = self.workers.get_mut(id) {
                 worker.seats.insert(listener, Seat::Out);
-                self.touched.push(next);
-                continue;
+                self.touched.push(*id);
             }
-            lane.rotation.push_back(next);
-            if waiting.fits(connection, next, worker) && !waiting.refused_by.contains(&next) {
-                return Pick::Worker(next);
-            }
-            pick = Pick::Unfit;
         }
-        pick
     }
 
     pub(super) fn offer(
@@ -218,41 +212,42 @@ impl Scheduler {
     }
 
     /// The room of the queue: then whatever becomes of the workers, the queue keeps its bound. If there is none, but a
-    /// worker has credit, one connection for that.
-    pub(super) fn room_of(&self, lane: &Lane) -> usize {
+    /// worker has credit, one connection for that. No more than the workers may have; whoever is to be shed is not theirs.
+    pub(super) fn room_of(&self, listener: ListenerId, lane: &Lane) -> usize {
         if lane.users == 0 {
             return 0;
         }
-        let has_credit = |id| self.workers.get(id).is_some_and(|worker| worker.can_be_offered(&self.settings));
-        match self.settings.queue.saturating_sub(lane.accepted()) {
-            0 => usize::from(lane.rotation.iter().any(has_credit)),
+        let waiting = lane.accepted();
+        let room = match self.settings.queue.saturating_sub(waiting) {
+            // It may have to wait for another one than that.
+            0 if waiting > 0 && lane.roster.policy() == OfferedPolicy::Hash => 0,
+            0 => usize::from(lane.roster.has_credit(&self.workers, &self.settings)),
             room => room,
-        }
+        };
+        let places = self.places(listener, waiting.saturating_add(room)).saturating_sub(waiting);
+        if room > places && self.are_all_full(listener, lane) { room } else { room.min(places) }
     }
 
-    /// Takes those out of the rotation whose turn it would be, up to the first that can be offered something. With no
-    /// room in the queue it depends on them whether the master accepts, so their news is awaited.
-    fn skip_spent(&mut self, listener: ListenerId) {
+    /// Takes those out of the roster that would be chosen, up to the first that can be offered something. With no room in
+    /// the queue it depends on them whether the master accepts, so their news is awaited.
+    fn skip_spent(&mut self, listener: ListenerId, now: Instant) {
         let Some(lane) = self.lanes.get_mut(&listener) else {
             return;
         };
-        while lane.accepted() >= self.settings.queue
-            && let Some(next) = lane.rotation.front()
-            && let Some(worker) = self.workers.get_mut(next)
-            && !worker.can_be_offered(&self.settings)
-        {
-            worker.seats.insert(listener, Seat::Out);
-            self.touched.push(*next);
-            lane.rotation.pop_front();
+        if lane.accepted() >= self.settings.queue {
+            let assembly = Assembly { workers: &self.workers, settings: &self.settings, now, connection: None };
+            let mut rested = Vec::new();
+            lane.roster.skip_spent(&assembly, &mut rested);
+            self.unseat(listener, &rested);
         }
     }
 
-    pub(super) fn set_gate(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
-        self.skip_spent(listener);
+    pub(super) fn set_gate(&mut self, listener: ListenerId, now: Instant, actions: &mut Vec<Action>) {
+        self.skip_spent(listener, now);
         let Some(lane) = self.lanes.get(&listener) else {
             return;
         };
-        let open = matches!(self.intake, Intake::Open { .. }) && self.room_of(lane) > 0;
+        let open = matches!(self.intake, Intake::Open { .. }) && self.room_of(listener, lane) > 0;
         let gate = match lane.gate {
             Gate::Accepting if !open => Gate::Stopped,
             // Not before the queue is half empty, or each connection would cost an order to start and one to stop.
@@ -267,24 +262,6 @@ impl Scheduler {
         }
         if let Some(lane) = self.lanes.get_mut(&listener) {
             lane.gate = gate;
-        }
-    }
-
-    /// Gives a worker its place in the rotations again that it left.
-    pub(super) fn seat(&mut self, worker: WorkerId) {
-        let Some(seated) = self.workers.get_mut(&worker) else {
-            return;
-        };
-        self.touched.push(worker);
-        if !seated.can_be_offered(&self.settings) {
-            return;
-        }
-        for (listener, seat) in &mut seated.seats {
-            if let (Seat::Out, Some(lane)) = (*seat, self.lanes.get_mut(listener)) {
-                *seat = Seat::In;
-                lane.rotation.push_back(worker);
-                self.stirred.push(*listener);
-            }
         }
     }
 }

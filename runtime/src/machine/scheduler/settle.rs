@@ -41,6 +41,7 @@ impl Scheduler {
             return;
         };
         owner.counters.taken += 1;
+        owner.load.count_taken();
         owner.set_word(connection, Word::Taken);
         self.touched.push(worker);
         let is_dead = owner.standing == Standing::Dead;
@@ -89,7 +90,7 @@ impl Scheduler {
         } else {
             loser.set_word(connection, Word::Revoked);
             revoked.copies += 1;
-            self.touched.push(worker);
+            self.seat(worker);
         }
         match then {
             Then::Enqueue => self.enqueue(connection, actions),
@@ -153,7 +154,8 @@ impl Scheduler {
         for (listener, seat) in &mut retired.seats {
             *seat = Seat::Out;
             if let Some(lane) = self.lanes.get_mut(listener) {
-                lane.rotation.retain(|other| *other != worker);
+                lane.roster.remove(worker);
+                lane.unpark(worker);
             }
         }
         let untaken: Vec<_> =

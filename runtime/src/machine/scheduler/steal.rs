@@ -77,7 +77,7 @@ impl Scheduler {
             .workers
             .iter()
             .filter(|(_, worker)| may_steal(worker))
-            .map(|(id, worker)| (*id, worker, worker.credit(&self.settings)))
+            .map(|(id, worker)| (*id, worker, worker.credit(&self.settings).min(worker.places())))
             .collect();
         let mut steals = Vec::new();
         for &connection in &self.overdue {

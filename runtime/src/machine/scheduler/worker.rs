@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use everport_handoff::id::ListenerId;
+use everport_handoff::id::{ListenerId, Slot};
 
 use super::super::{ConnectionId, Counters, Settings};
+use super::limit::Load;
 
 /// What a worker may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +55,20 @@ pub(super) enum Word {
     Revoked,
 }
 
-/// Whether a worker is in the rotation of a listener that it uses.
+/// Whether a worker is in the roster of a listener that it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seat {
     In,
-    /// When its turn came and it could not take anything.
+    /// When it was chosen and could not take anything.
     Out,
 }
 
 #[derive(Debug)]
 pub(super) struct Worker {
+    pub(super) slot: Slot,
+    /// How much it shall get, against the others; zero is nothing.
+    pub(super) weight: u32,
+    pub(super) load: Load,
     pub(super) standing: Standing,
     pub(super) seats: BTreeMap<ListenerId, Seat>,
     /// When it last took, refused or released a connection, or beat.
@@ -77,8 +82,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(slot: Slot, weight: u32, limit: Option<u64>) -> Self {
         Self {
+            slot,
+            weight,
+            load: Load::new(limit),
             standing: Standing::Idle,
             seats: BTreeMap::new(),
             life: None,
@@ -137,6 +145,8 @@ impl Worker {
     pub(super) fn can_be_offered(&self, settings: &Settings) -> bool {
         matches!(self.standing, Standing::Active { pace: Pace::Prompt, channel: Channel::Open })
             && self.credit(settings) > 0
+            && self.weight > 0
+            && !self.is_full()
     }
 
     /// Whether the worker can be offered this very connection: it may still have a revoked copy of it.
@@ -148,6 +158,8 @@ impl Worker {
     pub(super) fn could_steal(&self, settings: &Settings) -> bool {
         matches!(self.standing, Standing::Active { pace: Pace::Prompt | Pace::Wanted { .. }, channel: Channel::Open })
             && self.revoked() < settings.credit
+            && self.weight > 0
+            && !self.is_full()
     }
 
     /// Whether the worker took something, or beat, within `steal_after`.

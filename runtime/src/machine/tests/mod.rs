@@ -9,6 +9,7 @@ mod handover;
 mod listening;
 mod nonsense;
 mod offers;
+mod policies;
 mod probation;
 mod reload;
 mod respawn;

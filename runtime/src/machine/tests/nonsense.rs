@@ -35,7 +35,7 @@ fn event(random: &mut Random) -> Event {
         20 => Event::OfferFailed { worker, connection },
         21 => Event::ChannelWritable { worker },
         22 => Event::Beat { worker },
-        23 => Event::Accepted { listener, connection },
+        23 => Event::Accepted { listener, connection, key: None },
         24 if random.below(40) == 0 => Event::StopSignalled,
         24 => Event::ChannelClosed { worker },
         25 => Event::ScaleAsked { to: Scale::To(random.below(6) as u32) },
@@ -46,7 +46,7 @@ fn event(random: &mut Random) -> Event {
         30 => Event::RollbackAsked { ticket: Ticket(random.below(4)) },
         31 => Event::DrainingMeasured { bytes: random.below(1_000) },
         34 => Event::TicketKeysWanted { worker },
-        32 | 33 => Event::HandedOver { worker, handover: HandoverId(random.below(4)), listener, connection },
+        32 | 33 => Event::HandedOver { worker, handover: HandoverId(random.below(4)), listener, connection, key: None },
         _ => {
             let how = [Settled::Taken, Settled::Refused, Settled::Revoked, Settled::Released];
             Event::Settled { worker, connection, how: how[random.below(4) as usize] }

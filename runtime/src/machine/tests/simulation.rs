@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use everport_handoff::id::{ListenerId, WorkerId};
+use everport_handoff::id::{ListenerId, Slot, WorkerId};
 
 use super::super::random::Random;
 use super::super::*;
@@ -44,6 +44,15 @@ fn care(random: &mut Random) -> Care {
     }
 }
 
+fn any_policy(random: &mut Random) -> OfferedPolicy {
+    match random.below(4) {
+        0 => OfferedPolicy::RoundRobin,
+        1 => OfferedPolicy::Least,
+        2 => OfferedPolicy::TwoChoices,
+        _ => OfferedPolicy::Hash,
+    }
+}
+
 struct History {
     random: Random,
     world: World,
@@ -68,6 +77,8 @@ impl History {
             credit: 1 + random.below(6) as usize,
             queue: random.below(12) as usize,
             words: 8 + random.below(16) as usize,
+            max_connections: random.one_in(3).then(|| 1 + random.below(12)),
+            shed: random.one_in(2),
             care: care(&mut random),
             ticket_rotation: Duration::from_millis(100 + random.below(10_000)),
         };
@@ -75,6 +86,8 @@ impl History {
         world.dies_slowly = true;
         world.bind(PORT, Spread::Offered, true);
         world.feed(Event::Started);
+        let policy = any_policy(&mut random);
+        world.feed(Event::PolicyAsked { listener: PORT, policy });
         let mut history = Self { random, world, listeners: 0, tickets: 0 };
         if !history.random.one_in(4) {
             history.world.all_ready();
@@ -138,7 +151,8 @@ impl History {
             }
             97 if self.random.one_in(2) => self.world.next_spawn_fails = self.random.one_in(2),
             97 if self.random.one_in(2) => self.edit_plan(),
-            97 => self.some_order(),
+            97 if self.random.one_in(2) => self.some_order(),
+            97 => self.some_change_of_shares(),
             98 if self.random.one_in(2) => {
                 if let Some(worker) = self.alive(|_| true) {
                     self.world.feed(Event::TicketKeysWanted { worker });
@@ -149,7 +163,7 @@ impl History {
                 let at_once = self.random.one_in(3);
                 self.world.feed(Event::StopAsked { at_once });
             }
-            _ => {}
+            _ => self.some_connections_end(),
         }
     }
 
@@ -160,11 +174,31 @@ impl History {
         plan.settings.workers = 1 + self.random.below(4) as u32;
         plan.settings.drain_timeout = Duration::from_millis(500 + self.random.below(20_000));
         plan.settings.drain_memory = self.random.one_in(3).then_some(500);
+        plan.settings.max_connections = self.random.one_in(3).then(|| 1 + self.random.below(12));
+        plan.settings.shed = self.random.one_in(2);
         for listener in [ListenerId(101), ListenerId(102)] {
             if plan.configured.remove(&listener).is_none() {
                 let spread = if self.random.one_in(3) { Spread::Shared } else { Spread::Offered };
                 plan.configured.insert(listener, spread);
             }
+        }
+    }
+
+    /// Somebody changes how connections are spread.
+    fn some_change_of_shares(&mut self) {
+        if self.random.one_in(2) {
+            let (listener, policy) = (self.port(), any_policy(&mut self.random));
+            self.world.feed(Event::PolicyAsked { listener, policy });
+        } else {
+            let (slot, weight) = (Slot(self.random.below(4) as u32), self.random.below(4) as u32);
+            self.world.feed(Event::WeightAsked { slot, weight });
+        }
+    }
+
+    fn some_connections_end(&mut self) {
+        if let Some(worker) = self.alive(|_| true) {
+            let ended = self.random.below(6);
+            self.world.end(worker.0, ended);
         }
     }
 
@@ -289,6 +323,9 @@ impl History {
     /// From now on nothing fails. Whatever was accepted is served, and a stop ends.
     fn clear_up(&mut self) {
         self.world.feed(Event::ResumeAsked);
+        for slot in (0..self.world.settings.care.most_workers).map(Slot) {
+            self.world.feed(Event::WeightAsked { slot, weight: 1 });
+        }
         self.world.dies_slowly = false;
         self.world.next_spawn_fails = false;
         self.world.memory = 0;
@@ -321,6 +358,7 @@ impl History {
                 continue;
             };
             process.memory = 0;
+            self.world.end(worker.0, u64::MAX);
             self.world.read_outbox(worker);
             self.world.run();
             let Some(process) = self.world.workers.get_mut(&worker).filter(|process| !process.exited) else {
@@ -353,7 +391,8 @@ impl History {
     fn is_calm(&self) -> bool {
         let world = &self.world;
         let port_is_served = world.machine.queued(PORT) == 0 && world.backlog(PORT) == 0;
-        let settled = world.workers.values().all(|process| process.board.is_empty() && !process.rings);
+        let settled =
+            world.workers.values().all(|process| process.board.is_empty() && !process.rings && !process.watched);
         let moved = world.workers.values().all(|process| process.cut_off || process.under_way.is_empty());
         let active = |view: &WorkerView| matches!(view.state, WorkerState::Active { .. });
         let all_active = world.machine.workers().filter(active).count() == world.machine.slots() as usize;
@@ -396,6 +435,8 @@ fn rarity(action: &Action) -> Option<usize> {
         Action::ShutOut { .. } => Some(14),
         Action::LetIn { .. } => Some(15),
         Action::ReloadEnded { outcome: Outcome::RolledBack(Failure::NotPrepared { .. }), .. } => Some(16),
+        Action::WatchLoad { .. } => Some(17),
+        Action::Shed { .. } => Some(18),
         Action::SlotRests { .. } => Some(0),
         Action::SlotRecovered { .. } => Some(1),
         Action::Recycling { .. } => Some(2),

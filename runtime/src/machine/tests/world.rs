@@ -69,6 +69,10 @@ pub(super) struct Process {
     pub(super) memory: u64,
     /// How many connections it has ever taken.
     pub(super) taken_in_all: u64,
+    /// How many of them have not ended.
+    pub(super) active: u64,
+    /// Whether it rings when one ends.
+    pub(super) watched: bool,
     /// The clients whose connections it owns.
     pub(super) owned: BTreeSet<Client>,
     /// What it handed over, and has not heard of yet.
@@ -85,6 +89,11 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// How many connections it has, or lie before it.
+    pub(super) fn load(&self) -> u64 {
+        self.active + self.board.values().filter(|word| **word == Word::Offered).count() as u64
+    }
+
     /// How many connections it has taken that the master still has.
     pub(super) fn taken(&self) -> usize {
         self.board.values().filter(|word| matches!(word, Word::Taken { .. })).count()
@@ -149,6 +158,10 @@ pub(super) struct World {
     preparing: Option<Settings>,
     running_reload: Option<Generation>,
     ports: BTreeMap<ListenerId, Port>,
+    /// The keys of the next clients; then each is another.
+    pub(super) keys: VecDeque<Option<u64>>,
+    /// How many connections each worker of a generation may have.
+    limits: BTreeMap<Generation, Option<u64>>,
     /// The listeners that were closed. Another may have come under the same id since, as in no real master.
     closed: BTreeSet<ListenerId>,
     events: VecDeque<Event>,
@@ -185,6 +198,8 @@ impl World {
             preparing: None,
             running_reload: None,
             ports: BTreeMap::new(),
+            keys: VecDeque::new(),
+            limits: BTreeMap::from([(Generation(1), settings.max_connections)]),
             closed: BTreeSet::new(),
             events: VecDeque::new(),
             offered_once: BTreeSet::new(),
@@ -209,6 +224,8 @@ impl World {
             credit: 4,
             queue: 8,
             words: 64,
+            max_connections: None,
+            shed: false,
             care: Care {
                 seed: 1,
                 most_workers: 8,
@@ -312,6 +329,16 @@ impl World {
     pub(super) fn connect_to(&mut self, listener: ListenerId, clients: usize) {
         if let Some(port) = self.ports.get_mut(&listener) {
             port.backlog += if port.shut { 0 } else { clients };
+        }
+        self.run();
+    }
+
+    /// So many of a worker's connections end.
+    pub(super) fn end(&mut self, worker: u64, connections: u64) {
+        let process = self.worker(worker);
+        process.active = process.active.saturating_sub(connections);
+        if process.watched {
+            self.read_board(WorkerId(worker));
         }
         self.run();
     }

@@ -16,6 +16,7 @@ impl World {
                 if let Some(word) = process.board.get_mut(&connection) {
                     if *word == Word::Offered && willing {
                         process.taken_in_all += 1;
+                        process.active += 1;
                         process.owned.insert(self.clients[&connection]);
                     }
                     *word = match (*word, willing) {
@@ -57,6 +58,9 @@ impl World {
             }
             *word != Word::Released
         });
+        if process.watched {
+            self.events.push_back(Event::LoadRead { worker, active: process.active });
+        }
     }
 
     pub(super) fn offer(&mut self, worker: WorkerId, connection: ConnectionId) {
@@ -130,6 +134,33 @@ impl World {
             owner_is_dead || self.closed.contains(&listener) || refused,
             "{connection:?} is shut down without need"
         );
+    }
+
+    /// Closed, for no worker may have it.
+    pub(super) fn shed(&mut self, connection: ConnectionId) {
+        let listener = self.copies.remove(&connection).expect("a connection is shed once");
+        assert!(!self.handed_over.contains(&connection), "{connection:?} is shed, and was alive");
+        self.cut_off(self.clients[&connection]);
+        assert!(
+            self.workers
+                .values()
+                .all(|process| !matches!(process.board.get(&connection), Some(Word::Offered | Word::Taken { .. })))
+        );
+        // Whoever clears another listener serves this one no longer.
+        let active = self.active_generation();
+        for view in self.machine.workers().filter(|view| Some(view.generation.0) == active) {
+            let process = &self.workers[&view.worker];
+            let serves = matches!(view.state, WorkerState::Active { .. }) && process.uses.contains(&listener);
+            // What the machine has not been told yet, it cannot know.
+            let untold = |event: &Event| match event {
+                Event::LoadRead { worker, .. } | Event::OfferFailed { worker, .. } => *worker == view.worker,
+                _ => false,
+            };
+            let refused = process.board.values().filter(|word| matches!(word, Word::Refused { .. })).count() as u64;
+            let is_full = self.limit(process).is_some_and(|limit| process.load() + refused >= limit)
+                || self.events.iter().any(untold);
+            assert!(!serves || view.weight == 0 || process.exited || is_full, "{view:?} has room");
+        }
     }
 
     fn count_offers(&self, of: ConnectionId) -> usize {

@@ -54,7 +54,7 @@ impl World {
                 connection
             });
             self.handed_over.insert(connection);
-            self.events.push_back(Event::HandedOver { worker, handover, listener, connection });
+            self.events.push_back(Event::HandedOver { worker, handover, listener, connection, key: Some(client.0) });
             self.run_events();
         }
     }
@@ -67,6 +67,11 @@ impl World {
 
     pub(super) fn tell_moved(&mut self, worker: WorkerId, handover: HandoverId) {
         let client = self.end_handover(worker, handover);
+        let giver = self.worker(worker.0);
+        giver.active = giver.active.saturating_sub(1);
+        if giver.watched {
+            self.read_board(worker);
+        }
         // Whoever took it may have handed it over again.
         let has_it = |process: &Process| {
             process.owned.contains(&client) || process.under_way.values().any(|other| *other == client)

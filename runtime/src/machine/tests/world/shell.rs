@@ -98,6 +98,9 @@ impl World {
     fn accept(&mut self) -> bool {
         for (&listener, port) in &mut self.ports {
             let room = if port.accepting { self.machine.room(listener) } else { 0 };
+            if room.min(port.backlog) > 0 && self.machine.wants_loads(listener, self.now) {
+                return self.read_loads();
+            }
             for _ in 0..room.min(port.backlog) {
                 port.backlog -= 1;
                 self.last_connection += 1;
@@ -106,13 +109,25 @@ impl World {
                 let client = Client(self.last_connection);
                 self.clients.insert(connection, client);
                 self.connected.insert(client, listener);
-                self.events.push_back(Event::Accepted { listener, connection });
+                let key = self.keys.pop_front().unwrap_or(Some(connection.0));
+                self.events.push_back(Event::Accepted { listener, connection, key });
             }
             if !self.events.is_empty() {
                 return true;
             }
         }
         false
+    }
+
+    /// Tells what the boards say, and then how many connections each worker has.
+    fn read_loads(&mut self) -> bool {
+        let living: Vec<_> = self.workers.iter().filter(|(_, process)| !process.exited).map(|(id, _)| *id).collect();
+        for worker in &living {
+            self.read_board(*worker);
+        }
+        let active = living.iter().map(|worker| (*worker, self.workers[worker].active)).collect();
+        self.events.push_back(Event::LoadsRead { active });
+        true
     }
 
     fn let_workers_act(&mut self) -> bool {
@@ -204,6 +219,14 @@ impl World {
                     self.read_board(worker);
                 }
             }
+            Action::WatchLoad { worker, on } => {
+                assert_ne!(self.worker(worker.0).watched, on, "only changes of the watch are told");
+                self.worker(worker.0).watched = on;
+                if on {
+                    self.read_board(worker);
+                }
+            }
+            Action::Shed { connection } => self.shed(connection),
             Action::FreeWord { worker, connection } => {
                 let word = self.worker(worker.0).board.remove(&connection);
                 let gone = !self.copies.contains_key(&connection) || self.is_given_away(worker, connection);
@@ -273,6 +296,9 @@ impl World {
             return self.events.push_back(Event::PrepareFailed { reason: "no such key".to_owned() });
         }
         self.preparing = Some(settings);
+        if let Some(generation) = self.running_reload {
+            self.limits.insert(generation, settings.max_connections);
+        }
         self.events
             .push_back(Event::Prepared { settings: Box::new(settings), configured: configured.into_keys().collect() });
     }
@@ -290,6 +316,8 @@ impl World {
             uses: BTreeSet::new(),
             memory: 0,
             taken_in_all: 0,
+            active: 0,
+            watched: false,
             owned: BTreeSet::new(),
             under_way: BTreeMap::new(),
             outbox: VecDeque::new(),

@@ -1,0 +1,149 @@
+//! How connections are spread over the workers, as far as the outside has a say in it: policies of listeners, weights of
+//! slots, and the figures by which the machine decides.
+
+use everport_handoff::id::{ListenerId, Slot, WorkerId};
+use everport_handoff::socket::Kind;
+use tracing::{info, warn};
+
+use super::listeners::Listener;
+use super::{Shell, clock};
+use crate::config::Policy;
+use crate::control::protocol::{Respread, Weighed};
+use crate::machine::{ConnectionId, Event, OfferedPolicy, Spread};
+
+/// Why a listener does not get another policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PolicyError {
+    #[error("there is no listener {0:?}: see everport status")]
+    Unknown(String),
+    #[error(
+        "listener {name} keeps policy {has}: {wanted} needs a new socket, for the workers hold this one or are to hold it; \
+        give it that policy in the configuration and start the master again"
+    )]
+    NewSocket { name: String, has: Policy, wanted: Policy },
+}
+
+/// The machine's name for a policy, if the master offers the connections under it.
+pub(super) fn offered(policy: Policy) -> Option<OfferedPolicy> {
+    match policy {
+        Policy::RoundRobin => Some(OfferedPolicy::RoundRobin),
+        Policy::Least => Some(OfferedPolicy::Least),
+        Policy::TwoChoices => Some(OfferedPolicy::TwoChoices),
+        Policy::Hash => Some(OfferedPolicy::Hash),
+        _ => None,
+    }
+}
+
+impl Shell {
+    /// The policy that the listener has now.
+    pub(super) fn policy(&self, listener: ListenerId) -> Policy {
+        match self.machine.policy(listener) {
+            Some(OfferedPolicy::RoundRobin) => Policy::RoundRobin,
+            Some(OfferedPolicy::Least) => Policy::Least,
+            Some(OfferedPolicy::TwoChoices) => Policy::TwoChoices,
+            Some(OfferedPolicy::Hash) => Policy::Hash,
+            None => Policy::None,
+        }
+    }
+
+    /// Reads how many connections each worker has, if the machine wants to know before it gets more of them to spread.
+    pub(super) fn read_loads(&mut self, listener: ListenerId) {
+        if self.machine.wants_loads(listener, clock::now()) {
+            // First, lest a connection count as untaken and as active.
+            self.read_boards();
+            let active = self.links.iter().map(|(worker, link)| (*worker, link.figures().active)).collect();
+            self.note(Event::LoadsRead { active });
+        }
+    }
+
+    /// Has a worker tell when its connections end, or no longer.
+    pub(super) fn watch_load(&mut self, worker: WorkerId, on: bool) {
+        let Some(link) = self.links.get_mut(&worker) else { return };
+        link.watch_load(on);
+        if on {
+            self.read_board(worker);
+        }
+    }
+
+    /// Closes a connection that no worker may have.
+    pub(super) fn shed(&mut self, connection: ConnectionId) {
+        let listener = self.connections.get(connection).map(|connection| connection.listener);
+        self.connections.close(connection);
+        if let Some(held) = listener.and_then(|listener| self.listeners.get_mut(listener)) {
+            held.shed += 1;
+            self.records.shed(&held.key);
+        }
+    }
+
+    /// Gives the listeners the policies that the settings have now. One that somebody ordered stays, unless the settings
+    /// have another one than before.
+    pub(super) fn apply_policies(&mut self) {
+        let plan = self.plans.active();
+        let configured: Vec<_> = plan.configured.iter().zip(&plan.config.listen).collect();
+        let mut changes = Vec::new();
+        for (id, held) in self.listeners.iter().filter(|(_, held)| held.bound.kind() != Kind::Udp) {
+            let named = configured.iter().find(|(configured, _)| **configured == id).map(|(_, address)| *address);
+            let wanted = named.unwrap_or(held.bound.address()).policy().unwrap_or(plan.config.policy);
+            if wanted != held.policy {
+                changes.push((id, wanted));
+            }
+        }
+        for (id, wanted) in changes {
+            let Some(held) = self.listeners.get_mut(id) else { continue };
+            match offered(wanted) {
+                Some(policy) if held.spread == Spread::Offered => {
+                    held.policy = wanted;
+                    info!(listener = held.key, policy = %wanted, "policy changed");
+                    self.note(Event::PolicyAsked { listener: id, policy });
+                }
+                _ => {
+                    let (has, wanted) = (held.policy, wanted);
+                    warn!(listener = held.key, %has, %wanted, "listener keeps its policy: the other needs a new socket");
+                }
+            }
+        }
+    }
+
+    /// Gives a listener, by its name or its address, another policy; `None` when the master is stopping.
+    pub(super) fn set_policy(
+        &mut self,
+        asked_by: &str,
+        name: &str,
+        wanted: Policy,
+    ) -> Option<Result<Respread, PolicyError>> {
+        if self.machine.is_stopping() {
+            return None;
+        }
+        let is_meant = |held: &Listener| held.key == name || held.bound.local().to_string() == name;
+        let found = self.listeners.iter().find(|(_, held)| is_meant(held));
+        let Some((id, spread, listener)) = found.map(|(id, held)| (id, held.spread, held.key.clone())) else {
+            return Some(Err(PolicyError::Unknown(name.to_owned())));
+        };
+        let before = self.policy(id);
+        match offered(wanted) {
+            Some(policy) if spread == Spread::Offered => {
+                info!(asked_by, listener, %before, policy = %wanted, "policy asked");
+                self.note(Event::PolicyAsked { listener: id, policy });
+                self.pump();
+            }
+            _ if wanted == before => {}
+            _ => return Some(Err(PolicyError::NewSocket { name: listener, has: before, wanted })),
+        }
+        Some(Ok(Respread { listener, before, policy: wanted }))
+    }
+
+    /// Gives a slot more or less than the others; `Some(None)` if there is no such slot, `None` when the master is stopping.
+    pub(super) fn set_weight(&mut self, asked_by: &str, slot: Slot, weight: u32) -> Option<Option<Weighed>> {
+        if self.machine.is_stopping() {
+            return None;
+        }
+        if slot.0 >= self.machine.slots() {
+            return Some(None);
+        }
+        let before = self.machine.weight(slot);
+        info!(asked_by, %slot, before, weight, "weight asked");
+        self.note(Event::WeightAsked { slot, weight });
+        self.pump();
+        Some(Some(Weighed { slot, before, weight }))
+    }
+}

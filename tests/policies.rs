@@ -1,0 +1,227 @@
+//! How connections are spread: each policy with real workers, weights, and how many connections a worker may have.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::clients::{Kind, Load};
+use crate::harness::setup::CLI;
+use crate::harness::{Ended, Line, Master, Setup, http, process, soon};
+
+const OFFERED: [&str; 4] = ["rr", "least", "p2c", "hash"];
+
+fn command(master: &Master, words: &[&str]) -> Ended {
+    Setup::program(CLI, words).set("EVERPORT_CONTROL", master.control()).run_to_end()
+}
+
+/// As `command`, which must succeed; what it says.
+#[track_caller]
+fn told(master: &Master, words: &[&str]) -> String {
+    let done = command(master, words);
+    assert_eq!(done.code(), Some(0), "{words:?}: {}", done.errors);
+    done.output
+}
+
+/// So many connections that stay, one after the other, and how many each slot has.
+fn stay(address: SocketAddr, count: usize) -> (Vec<Line>, BTreeMap<u64, usize>) {
+    let (mut lines, mut slots) = (Vec::new(), BTreeMap::new());
+    for _ in 0..count {
+        let mut line = Line::connect(address);
+        *slots.entry(line.who().slot).or_default() += 1;
+        lines.push(line);
+    }
+    (lines, slots)
+}
+
+#[test]
+fn every_policy_serves_over_a_reload_and_a_crash() {
+    for policy in OFFERED {
+        let master = Setup::web().workers(3).policy(policy).start();
+        let load = Load::start(master.address(), &[(Kind::Fresh, 6)]);
+        load.go_on(&[(Kind::Fresh, 50)]);
+        master.reload_well();
+        load.go_on(&[(Kind::Fresh, 50)]);
+        load.finish().assert_unnoticed();
+        let victim = master.settle(3).active()[0].pid.expect("a process");
+        process::signal(victim, Signal::SIGKILL);
+        for _ in 0..20 {
+            assert!(http::get(master.address(), "/").is_ok(), "{policy}");
+        }
+        let status = master.settle(3);
+        assert_eq!(status.0["listeners"][0]["policy"], policy);
+        master.check();
+    }
+}
+
+#[test]
+fn least_levels_long_lived_connections() {
+    let master = Setup::lines().workers(4).policy("least").start();
+    let (mut lines, slots) = stay(master.address(), 200);
+    assert!(slots.values().all(|count| (47..=53).contains(count)), "{slots:?}");
+    // One worker loses most of its connections: it gets the next ones.
+    lines.retain_mut(|line| line.who().slot != 2);
+    master.wait_until("they have ended", |status| {
+        status.active().iter().any(|worker| worker.slot == 2 && worker.active == 0)
+    });
+    let (_more, slots) = stay(master.address(), 40);
+    assert!(slots[&2] >= 36, "{slots:?}");
+    drop(lines);
+    master.check();
+}
+
+#[test]
+fn a_blocked_worker_delays_nobody_under_least_and_p2c() {
+    for policy in ["least", "p2c"] {
+        let master = Setup::web().workers(4).policy(policy).start();
+        let address = master.address();
+        let blocked = std::thread::spawn(move || http::get(address, "/block?ms=1500"));
+        soon("a worker is blocked", || {
+            let active = master.status().active();
+            active.iter().any(|worker| worker.active == 1).then_some(())
+        });
+        for _ in 0..60 {
+            let (answer, took) = http::timed(|| http::get(address, "/"));
+            assert!(answer.is_ok() && took < Duration::from_millis(500), "{policy}: {answer:?} after {took:?}");
+        }
+        assert!(blocked.join().expect("it ends").is_ok());
+        master.settle(4);
+        master.check();
+    }
+}
+
+#[test]
+fn a_client_keeps_its_slot_under_hash_until_that_has_no_worker() {
+    let master = Setup::lines().workers(4).policy("hash").start();
+    let (lines, slots) = stay(master.address(), 12);
+    assert_eq!(slots.len(), 1, "one client, one slot: {slots:?}");
+    let slot = *slots.keys().next().expect("a slot");
+    drop(lines);
+    master.reload_well();
+    master.settle(4);
+    assert_eq!(Line::connect(master.address()).who().slot, slot, "after a reload");
+    process::signal(Line::connect(master.address()).who().pid, Signal::SIGKILL);
+    master.settle(4);
+    soon("it has its slot back", || (Line::connect(master.address()).who().slot == slot).then_some(()));
+    told(&master, &["weight", &slot.to_string(), "0"]);
+    let (_lines, heirs) = stay(master.address(), 12);
+    assert!(heirs.len() == 1 && !heirs.contains_key(&slot), "{heirs:?}");
+    master.check();
+}
+
+#[test]
+fn a_policy_changes_by_order_and_by_reload() {
+    let setup = Setup::lines_on(&["127.0.0.1:0?policy=least&name=web", "127.0.0.1:0?policy=none&name=own"]);
+    let master = setup.workers(2).start();
+    let policy = |name: &str| {
+        let status = master.status();
+        let listeners = status.0["listeners"].as_array().cloned().unwrap_or_default();
+        listeners.iter().find(|listener| listener["name"] == name).map(|listener| listener["policy"].clone())
+    };
+    assert_eq!((policy("web"), policy("own")), (Some("least".into()), Some("none".into())));
+    assert_eq!(told(&master, &["policy", "web", "hash"]), "web: policy hash, least before");
+    assert_eq!(told(&master, &["policy", "web", "hash"]), "web: policy hash, as before");
+    assert_eq!(told(&master, &["policy", "own", "none"]), "own: policy none, as before");
+    assert_eq!(policy("web"), Some("hash".into()));
+    master.reload_well();
+    assert_eq!(policy("web"), Some("hash".into()), "the settings have not changed");
+    for (words, reason) in [
+        (["policy", "web", "none"], "needs a new socket"),
+        (["policy", "own", "rr"], "needs a new socket"),
+        (["policy", "nobody", "rr"], "there is no listener"),
+    ] {
+        let done = command(&master, &words);
+        assert!(done.code() == Some(1) && done.errors.contains(reason), "{words:?}: {}", done.errors);
+    }
+    let done = command(&master, &["policy", "web", "fastest"]);
+    assert!(done.code() == Some(2) && done.errors.contains("p2c"), "{}", done.errors);
+    master.settle(2);
+    master.check();
+}
+
+#[test]
+fn a_reload_finds_another_policy_in_the_file() {
+    let setup = Setup::lines();
+    let file = setup.folder().join("everport.toml");
+    std::fs::write(&file, "policy = \"rr\"\n").expect("a file");
+    let master = setup.unset("EVERPORT_SCHED_POLICY").set("EVERPORT_CONFIG", &file).start();
+    let policy = || master.status().0["listeners"][0]["policy"].clone();
+    assert_eq!(policy(), "rr");
+    std::fs::write(&file, "policy = \"p2c\"\n").expect("a file");
+    master.reload_well();
+    assert_eq!(policy(), "p2c");
+    std::fs::write(&file, "policy = \"none\"\n").expect("a file");
+    master.reload_well();
+    assert_eq!(policy(), "p2c", "that needs a new socket");
+    master.log.wait_for(&["WARN", "listener keeps its policy"]);
+    assert_eq!(master.line().ask("echo still here"), "still here");
+    master.settle(2);
+    master.check_but(&["listener keeps its policy"]);
+}
+
+#[test]
+fn weights_share_the_connections_out() {
+    let master = Setup::lines().workers(2).start();
+    assert_eq!(told(&master, &["weight", "0", "3"]), "slot 0: weight 3, 1 before");
+    assert_eq!(told(&master, &["weight", "0", "3"]), "slot 0: weight 3, as before");
+    let (lines, slots) = stay(master.address(), 40);
+    assert_eq!(slots, BTreeMap::from([(0, 30), (1, 10)]));
+    drop(lines);
+    master.reload_well();
+    master.settle(2);
+    let (_lines, slots) = stay(master.address(), 40);
+    assert_eq!(slots, BTreeMap::from([(0, 30), (1, 10)]), "after a reload");
+    assert!(told(&master, &["workers"]).contains("WEIGHT"));
+    let done = command(&master, &["weight", "2", "1"]);
+    assert!(done.code() == Some(1) && done.errors.contains("there is no slot 2"), "{}", done.errors);
+    assert_eq!(command(&master, &["weight", "0", "101"]).code(), Some(2));
+    master.check();
+}
+
+#[test]
+fn a_worker_has_no_more_connections_than_it_may() {
+    for policy in OFFERED {
+        let master = Setup::lines().policy(policy).set("EVERPORT_MAX_CONNECTIONS", "3").start();
+        let (mut lines, slots) = stay(master.address(), 6);
+        assert_eq!(slots, BTreeMap::from([(0, 3), (1, 3)]), "{policy}");
+        let mut waiting = Line::connect(master.address());
+        waiting.tell("who");
+        soon("it waits in the kernel", || (process::backlog(master.address()) == 1).then_some(()));
+        let place = lines.pop().expect("one").who().slot;
+        // Dropped just now: its place is free.
+        let answer = waiting.hear().expect("it is served");
+        assert!(answer.contains(&place.to_string()), "{policy}: {answer}");
+        drop((lines, waiting));
+        master.settle(2);
+        master.check();
+    }
+}
+
+#[test]
+fn what_no_worker_may_have_is_shed_counted_and_told_once() {
+    let setup = Setup::lines().set("EVERPORT_MAX_CONNECTIONS", "2").set("EVERPORT_SHED", "true");
+    let master = setup.start();
+    let (lines, _) = stay(master.address(), 4);
+    for _ in 0..5 {
+        assert!(Line::connect(master.address()).ends(), "a connection that no worker may have lives");
+    }
+    assert_eq!(master.status().0["listeners"][0]["shed"], 5);
+    assert_eq!(master.log.count(&["connections closed: every worker has as many as it may have"]), 1);
+    drop(lines);
+    soon("there is room again", || Line::connect(master.address()).try_who().ok());
+    master.settle(2);
+    master.check_but(&["connections closed"]);
+}
+
+#[test]
+fn a_limit_that_the_master_cannot_keep_is_refused() {
+    for (flags, reason) in [
+        (&["--policy", "none", "--max-connections", "5"][..], "no listener may have policy none"),
+        (&["--listen", "127.0.0.1:0?policy=none", "--max-connections", "5"], "no listener may have policy none"),
+        (&["--shed"], "of use only with max-connections"),
+    ] {
+        let ended = Setup::cli(flags, &["true"]).run_to_end();
+        assert!(ended.code() == Some(2) && ended.errors.contains(reason), "{flags:?}: {}", ended.errors);
+    }
+}
