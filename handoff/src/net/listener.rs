@@ -2,6 +2,7 @@
 //! the master shares it.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
@@ -22,7 +23,7 @@ use crate::address::ListenAddress;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
-use crate::worker::copy::{AtDrain, SharedCopy};
+use crate::worker::copy::{AtDrain, SharedCopy, Sockets};
 use crate::worker::link::Link;
 use crate::worker::port::{Incoming, Port, decline};
 use crate::worker::tie::Tie;
@@ -104,11 +105,11 @@ impl<K: Kind> Listener<K> {
                 if let Some(accepted) = take_fresh(port) {
                     return accepted;
                 }
-                match open(port, copy) {
-                    Some(socket) => tokio::select! {
+                match open(port, copy)? {
+                    Some(sockets) => tokio::select! {
                         biased;
                         () = woken => {}
-                        ready = socket.readable() => if let Some(accepted) = accept_shared(port, ready?) {
+                        ready = readable(&sockets) => if let Some(accepted) = accept_shared(port, ready?) {
                             return accepted;
                         },
                     },
@@ -136,8 +137,8 @@ impl<K: Kind> Listener<K> {
                     turn.made_progress();
                     return Poll::Ready(accepted);
                 }
-                while let Some(socket) = open(port, copy) {
-                    let ready = ready!(socket.poll_read_ready(cx))?;
+                while let Some(sockets) = open(port, copy)? {
+                    let ready = ready!(poll_readable(&sockets, cx))?;
                     if let Some(accepted) = accept_shared(port, ready) {
                         turn.made_progress();
                         return Poll::Ready(accepted);
@@ -190,10 +191,36 @@ fn begin(port: &Port) -> io::Result<()> {
     Ok(())
 }
 
-/// The shared socket, while the worker may accept from it.
-fn open(port: &Port, copy: &SharedCopy<Socket>) -> Option<Arc<Socket>> {
+/// The shared sockets, while the worker may accept from them.
+fn open(port: &Port, copy: &SharedCopy<Socket>) -> io::Result<Option<Sockets<Socket>>> {
     let open = port.link().state().uses_shared();
-    if open { copy.get() } else { None }
+    if open { copy.all(register) } else { Ok(None) }
+}
+
+/// Waits until somebody waits at one of the sockets.
+async fn readable(sockets: &Sockets<Socket>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match sockets {
+        Sockets::One(socket) => socket.readable().await,
+        Sockets::Several(sockets) => {
+            let mut waits: Vec<_> = sockets.iter().map(|socket| Box::pin(socket.readable())).collect();
+            poll_fn(|cx| first_ready(waits.iter_mut().map(|wait| wait.as_mut().poll(cx)))).await
+        }
+    }
+}
+
+/// As [`readable`]. As with tokio, only the task of the last call is woken.
+fn poll_readable<'a>(
+    sockets: &'a Sockets<Socket>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<AsyncFdReadyGuard<'a, OwnedFd>>> {
+    match sockets {
+        Sockets::One(socket) => socket.poll_read_ready(cx),
+        Sockets::Several(sockets) => first_ready(sockets.iter().map(|socket| socket.poll_read_ready(cx))),
+    }
+}
+
+fn first_ready<T>(mut polls: impl Iterator<Item = Poll<T>>) -> Poll<T> {
+    polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
 }
 
 /// A connection of an offer that this worker has taken.
