@@ -32,8 +32,7 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy, in the order in which they are listed to the user.
-    pub const ALL: [Self; 6] =
-        [Self::RoundRobin, Self::None, Self::Least, Self::TwoChoices, Self::Hash, Self::Split];
+    pub const ALL: [Self; 6] = [Self::RoundRobin, Self::None, Self::Least, Self::TwoChoices, Self::Hash, Self::Split];
 
     /// Whether the master accepts the connections and offers them, so that one such policy can follow another on the same
     /// socket.

@@ -82,8 +82,7 @@ impl Bound {
     ///
     /// Those of poll(2).
     pub fn is_awaited(&self) -> io::Result<bool> {
-        let mut polled: Vec<_> =
-            self.sockets().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)).collect();
+        let mut polled: Vec<_> = self.sockets().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)).collect();
         Ok(poll(&mut polled, Some(&Timespec::default()))? > 0)
     }
 }

@@ -171,7 +171,10 @@ impl RawConfig {
         let policy = self.sure(Setting::Policy, read::word)?;
         match (self.sure(Setting::Protocol, read::word)?, self.get(Setting::Policy).last()) {
             (Protocol::ListenFds, _)
-                if self.listen()?.iter().any(|address| address.policy().is_some_and(|policy| policy != Policy::None)) =>
+                if self
+                    .listen()?
+                    .iter()
+                    .any(|address| address.policy().is_some_and(|policy| policy != Policy::None)) =>
             {
                 let given = self.get(Setting::Listen);
                 Err(ConfigError::wrong_value(Setting::Listen, &given[0], Problem::OnlyShared))

@@ -89,7 +89,9 @@ impl Shell {
                 let message = ToWorker::Share { listener, socket: slot.0 };
                 self.order(worker, Order { message, cargo: Cargo::Descriptor(copy) });
             }
-            Err(error) => error!(listener = held.key, %slot, %error, "socket not lent; its clients wait for its worker"),
+            Err(error) => {
+                error!(listener = held.key, %slot, %error, "socket not lent; its clients wait for its worker")
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
-use super::super::*;
 use self::sockets::Group;
+use super::super::*;
 use super::respawn::Backoff;
 
 pub(super) const PORT: ListenerId = ListenerId(1);
