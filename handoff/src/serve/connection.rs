@@ -34,6 +34,7 @@ use super::pulse::Pulse;
 use super::request::Counted;
 use super::transport::{Outcome, Transport};
 use super::wire::Wire;
+use crate::worker::Activity;
 
 /// How long the head of a request may take, from its first byte.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,6 +53,7 @@ pub(super) async fn serve<I: Transport, S: HttpService>(mut io: I, service: S, m
         };
         // Idle ones with a successor move, all others have had their time.
         if !(moves && drain.is_some_and(|drain| drain.successor)) {
+            idle.io.activity().into_iter().for_each(Activity::lingered);
             return linger(idle.io).await;
         }
         match idle.io.hand_over(idle.unread).await {
@@ -129,7 +131,7 @@ struct Http1<I: Transport, S: HttpService> {
 
 impl<I: Transport, S: HttpService> Http1<I, S> {
     fn new(io: I, unread: Bytes, service: S, moves: bool) -> Self {
-        let pulse = Arc::new(Pulse::default());
+        let pulse = Arc::new(Pulse::new(io.activity()));
         let wire = Wire::new(io, unread, Arc::clone(&pulse));
         let connection = http1::Builder::new()
             .timer(HeadTimer::new(Arc::clone(&pulse)))

@@ -28,7 +28,7 @@ pub(super) async fn serve<I: Transport, S: HttpService>(
     mut phase: Phase,
     mut drain: Option<Drain>,
 ) {
-    let pulse = Arc::new(Pulse::default());
+    let pulse = Arc::new(Pulse::new(parts.io.activity()));
     let (back, returned) = oneshot::channel();
     let wire = Wire::decided(parts.io, parts.unread, Arc::clone(&pulse));
     let service = Counted::new(parts.service, Arc::clone(&pulse));

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use crate::worker::Activity;
+
 /// What one connection is at.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
@@ -27,9 +29,15 @@ pub(super) struct Pulse {
     leaving_soon: AtomicBool,
     /// Requests between the call of the service and the end of the response's body.
     requests: AtomicUsize,
+    /// Tells the master of them.
+    activity: Option<Activity>,
 }
 
 impl Pulse {
+    pub(super) fn new(activity: Option<Activity>) -> Self {
+        Self { activity, ..Self::default() }
+    }
+
     /// hyper begins to wait for a head.
     pub(super) fn head_awaited(&self) {
         self.heads.store(self.heads.load(Relaxed) + 1, Relaxed);
@@ -108,6 +116,7 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn begin(pulse: &Arc<Pulse>) -> Self {
         pulse.requests.fetch_add(1, Relaxed);
+        pulse.activity.iter().for_each(Activity::request_begins);
         Self { pulse: Arc::clone(pulse), last: pulse.leaving_soon.load(Relaxed) }
     }
 
@@ -120,5 +129,30 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         self.pulse.requests.fetch_sub(1, Relaxed);
+        self.pulse.activity.iter().for_each(Activity::request_ends);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::{MasterBoard, WorkerBoard};
+    use crate::channel::Channel;
+    use crate::worker::link::Link;
+
+    #[test]
+    fn the_master_is_told_of_requests_and_of_idle_connections() {
+        let (_channel, theirs) = Channel::pair().unwrap();
+        let (master, page) = MasterBoard::create().unwrap();
+        let link = Link::new(Channel::adopt(theirs), WorkerBoard::adopt(page).unwrap()).unwrap();
+        let told = || (master.figures().requests, master.figures().idle);
+        let pulse = Arc::new(Pulse::new(Some(Activity::new(Some(link)))));
+        assert_eq!(told(), (0, 1));
+        let requests = [Request::begin(&pulse), Request::begin(&pulse)];
+        assert_eq!(told(), (2, 0));
+        drop(requests);
+        assert_eq!(told(), (0, 1));
+        drop(pulse);
+        assert_eq!(told(), (0, 0));
     }
 }

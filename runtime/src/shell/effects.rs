@@ -101,9 +101,8 @@ impl Shell {
     fn drain(&mut self, worker: WorkerId, deadline: Instant, successor: bool) {
         if let Some(link) = self.links.get_mut(&worker) {
             link.active_at_drain = Some(link.figures().active);
-            let config = &self.plans.of(link.identity.generation).config;
-            // Whoever has less time than usual needs some after the soft deadline, too.
-            let grace = config.drain_grace.min(deadline.saturating_duration_since(clock::now()) / 2);
+            let time = deadline.saturating_duration_since(clock::now());
+            let grace = self.plans.of(link.identity.generation).grace(time);
             self.order(worker, ToWorker::Drain { successor, grace }.into());
         }
         self.drain_foreign(worker);

@@ -389,7 +389,7 @@ fn killed(view: WorkerView) -> Option<&'static str> {
 /// Why a worker is killed, in a few words.
 pub(super) fn describe_kill(why: KillReason) -> &'static str {
     match why {
-        KillReason::DrainTimeout => "its drain_timeout was over",
+        KillReason::DrainTimeout => "its time to drain was over",
         KillReason::NotReady => "it was not ready in time",
         KillReason::Left => "it asked to leave before it was ready",
         KillReason::Incompatible => "no common version of the protocol",
