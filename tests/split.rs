@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use everport_handoff::socket::{self, InheritedSockets};
 use nix::sys::signal::Signal;
 
-use crate::harness::clients::{Kind, Load};
+use crate::harness::clients::{Kind, Load, Notice};
 use crate::harness::{Line, Setup, command, process, soon};
 
 const CLIENTS: [(Kind, usize); 2] = [(Kind::Fresh, 6), (Kind::Busy, 4)];
@@ -70,7 +70,7 @@ fn a_reload_under_load_is_unnoticed() {
 }
 
 #[test]
-fn a_crash_under_load_costs_nobody_but_whom_that_worker_had() {
+fn a_crash_costs_nobody_but_whom_that_worker_had() {
     let master = Setup::lines().workers(3).policy("split").start();
     for slot in [2, 0, 1] {
         let mut lines: Vec<Line> = (0..30).map(|_| Line::connect(master.address())).collect();
@@ -93,6 +93,23 @@ fn a_crash_under_load_costs_nobody_but_whom_that_worker_had() {
 }
 
 #[test]
+fn a_crash_under_load_refuses_nobody_and_lets_nobody_wait() {
+    let master = Setup::web().workers(3).policy("split").start();
+    let load = Load::start(master.address(), &CLIENTS);
+    for _ in 0..3 {
+        load.go_on(&TURNS);
+        let victim = master.settle(3).active()[1].pid.expect("a process");
+        process::signal(victim, Signal::SIGKILL);
+        load.go_on(&TURNS);
+    }
+    // Whoever was being served by it sees that end; nobody else sees anything.
+    let unharmed = [Notice::Refused, Notice::NotConnected, Notice::Stalled, Notice::Wrong, Notice::ToldToClose];
+    load.finish().assert(|notice| !unharmed.contains(&notice));
+    master.settle(3);
+    master.check();
+}
+
+#[test]
 fn the_queue_of_a_killed_worker_is_served_by_its_neighbour_at_once() {
     let master = Setup::lines().policy("split").start();
     let victim = master.line_to(1).who().pid;
@@ -110,6 +127,7 @@ fn the_queue_of_a_killed_worker_is_served_by_its_neighbour_at_once() {
     }
     assert_eq!(shares(master.address(), 20), BTreeMap::from([(0, 20)]));
     assert_eq!(process::backlog(master.address()), 0);
+    drop(lines);
     // Its successor never serves: it is killed like one that has not started.
     master.plan("");
     let starting = master.status().workers().into_iter().find(|worker| worker.slot == 1).and_then(|worker| worker.pid);
