@@ -192,7 +192,7 @@ impl Machine {
             }
             match self.listeners.asked(id, listener, claimant) {
                 Admission::Granted => {
-                    let sharing = self.sharing();
+                    let sharing = self.sharing(listener);
                     actions.push(Action::AnswerListen { worker: id, request, listener, sharing });
                     self.scheduler.add_use(id, listener);
                 }
@@ -204,9 +204,13 @@ impl Machine {
         self.close_unclaimed(actions);
     }
 
-    /// How workers wait at listeners that they share. Workers that were started before the number changed go on as they do.
-    fn sharing(&self) -> Sharing {
-        if self.supervision.slots().count() < LINE_FROM { Sharing::Together } else { Sharing::InLine }
+    /// How workers wait at a listener that they share. Workers that were started before the number changed go on as they do.
+    /// The socket of a slot is shared by the two workers of a reload at most.
+    fn sharing(&self, listener: ListenerId) -> Sharing {
+        match self.split.is_split(listener) || self.supervision.slots().count() < LINE_FROM {
+            true => Sharing::Together,
+            false => Sharing::InLine,
+        }
     }
 
     pub(super) fn listener_closed(&mut self, id: WorkerId, listener: ListenerId, actions: &mut Vec<Action>) {
