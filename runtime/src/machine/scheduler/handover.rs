@@ -118,8 +118,9 @@ impl Scheduler {
             owner.counters.received += 1;
         }
         if let Some(giver) = self.workers.get_mut(&by) {
-            giver.counters.given += 1;
+            // Else it is not told, and it counts among those that are under way when its giver ends.
             if giver.takes_back {
+                giver.counters.given += 1;
                 actions.push(Action::TellMoved { worker: by, handover });
             }
         }

@@ -186,6 +186,18 @@ fn connection_of_a_giver_that_dies_is_not_recalled() {
 }
 
 #[test]
+fn connection_whose_giver_hears_nothing_more_counts_as_under_way_and_not_as_given_too() {
+    let mut world = draining();
+    world.dies_slowly = true;
+    world.set_mood(3, Mood::Blocked);
+    world.hand_over(1, 1);
+    world.kill(1);
+    world.set_mood(3, Mood::Prompt);
+    world.pass_millis(50);
+    assert_eq!((owner(&world, 1), counters(&world, 1).given), (Some(3), 0));
+}
+
+#[test]
 fn connection_goes_on_when_its_taker_dies_hangs_or_drains_before_the_take() {
     for end in ["dies", "hangs", "drains"] {
         let mut world = draining();
