@@ -1,11 +1,9 @@
 //! Workers that break the rules: the master goes on, and so do the others.
 
-use std::io;
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
+use std::io;
 
-use crate::harness::{Line, Master, Setup, http, process, soon};
+use crate::harness::{Line, Master, Setup, process, soon};
 
 /// A healthy worker in slot 0, and one in slot 1 that misbehaves once it is active.
 fn beside(plan: &str) -> Master {
