@@ -17,6 +17,8 @@ pub(super) struct Pulse {
     heads: AtomicU64,
     /// Bytes came since hyper began to wait for a head.
     head_begun: AtomicBool,
+    /// Bytes came since the client was told to go away.
+    answered: AtomicBool,
     /// The head takes too long.
     head_overdue: AtomicBool,
     /// Something was written and not flushed.
@@ -52,6 +54,12 @@ impl Pulse {
 
     pub(super) fn bytes_came(&self) {
         self.head_begun.store(true, Relaxed);
+        self.answered.store(true, Relaxed);
+    }
+
+    /// A client of HTTP/2 is told to go away now.
+    pub(super) fn told_to_go(&self) {
+        self.answered.store(false, Relaxed);
     }
 
     /// The number of the head that has begun and is not complete. A part that came together with the request before it is
@@ -97,6 +105,11 @@ impl Pulse {
     /// Whether no request is in progress.
     pub(super) fn is_unused(&self) -> bool {
         self.requests.load(Relaxed) == 0
+    }
+
+    /// Whether a client of HTTP/2 that was told to go away has said nothing since, wants nothing, and has what was sent to it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_unused() && !self.answered.load(Relaxed) && !self.unflushed.load(Relaxed)
     }
 
     /// Whether hyper could be taken apart now and nothing were lost but what its parts have: no request in progress, all
