@@ -44,6 +44,8 @@ impl Pulse {
     pub(super) fn head_awaited(&self) {
         self.heads.store(self.heads.load(Relaxed) + 1, Relaxed);
         self.head_begun.store(false, Relaxed);
+        // A head that was complete at the last moment leaves its lateness to nobody.
+        self.head_overdue.store(false, Relaxed);
         self.awaits_head.store(true, Relaxed);
     }
 
@@ -152,6 +154,19 @@ mod tests {
     use crate::board::{MasterBoard, WorkerBoard};
     use crate::channel::Channel;
     use crate::worker::link::Link;
+
+    #[test]
+    fn the_next_head_is_not_overdue_because_the_last_one_nearly_was() {
+        let pulse = Pulse::default();
+        pulse.head_awaited();
+        pulse.bytes_came();
+        pulse.end_of_head_time();
+        assert!(pulse.is_head_overdue());
+        // All of it came before anybody looked.
+        pulse.head_over();
+        pulse.head_awaited();
+        assert!(!pulse.is_head_overdue());
+    }
 
     #[test]
     fn the_master_is_told_of_requests_and_of_idle_connections() {
