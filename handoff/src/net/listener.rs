@@ -2,6 +2,7 @@
 //! the master shares it.
 
 use std::fmt;
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +24,7 @@ use crate::message::Sharing;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
-use crate::worker::copy::{AtDrain, Registered, SharedCopy};
+use crate::worker::copy::{AtDrain, Registered, SharedCopy, Sockets};
 use crate::worker::line::Place;
 use crate::worker::link::Link;
 use crate::worker::port::{Incoming, Port, decline};
@@ -88,7 +89,7 @@ impl<K: Kind> Listener<K> {
                 };
                 copy.register(|socket| match (rustix::net::sockopt::socket_type(&socket)?, &line) {
                     (SocketType::STREAM, Some(line)) => Ok(Socket::InLine(Place::new(line, &port, socket))),
-                    (SocketType::STREAM, None) => readiness::watch(socket, Interest::READABLE).map(Socket::Watched),
+                    (SocketType::STREAM, None) => watch(socket),
                     _ => Err(other_kind()),
                 })?;
                 Ok(Self { local: K::addr(port.local()).ok_or_else(other_kind)?, origin: Origin::Handed { port, copy } })
@@ -118,17 +119,18 @@ impl<K: Kind> Listener<K> {
                 if let Some(accepted) = take_fresh(port) {
                     return accepted;
                 }
-                match open(port, copy).as_deref() {
-                    Some(Socket::Watched(socket)) => tokio::select! {
-                        biased;
-                        () = woken => {}
-                        ready = socket.readable() => if let Some(accepted) = accept_shared(port, ready?) {
-                            return accepted;
-                        },
-                    },
-                    Some(Socket::InLine(place)) => match accept_in_line(port, place) {
+                let sockets = open(port, copy)?;
+                match sockets.as_ref().map(|sockets| (sockets, place(sockets))) {
+                    Some((_, Some(place))) => match accept_in_line(port, place) {
                         Some(accepted) => return accepted,
                         None => woken.await,
+                    },
+                    Some((sockets, None)) => tokio::select! {
+                        biased;
+                        () = woken => {}
+                        ready = readable(sockets) => if let Some(accepted) = accept_shared(port, ready?) {
+                            return accepted;
+                        },
                     },
                     None => woken.await,
                 }
@@ -154,12 +156,10 @@ impl<K: Kind> Listener<K> {
                     turn.made_progress();
                     return Poll::Ready(accepted);
                 }
-                while let Some(socket) = open(port, copy) {
-                    let accepted = match &*socket {
-                        Socket::Watched(socket) => accept_shared(port, ready!(socket.poll_read_ready(cx))?),
-                        Socket::InLine(place) => {
-                            Some(ready!(accept_in_line(port, place).map_or(Poll::Pending, Poll::Ready)))
-                        }
+                while let Some(sockets) = open(port, copy)? {
+                    let accepted = match place(&sockets) {
+                        Some(place) => Some(ready!(accept_in_line(port, place).map_or(Poll::Pending, Poll::Ready))),
+                        None => accept_shared(port, ready!(poll_readable(&sockets, cx))?),
                     };
                     if let Some(accepted) = accepted {
                         turn.made_progress();
@@ -213,10 +213,47 @@ fn begin(port: &Port) -> io::Result<()> {
     Ok(())
 }
 
-/// The shared socket, while the worker may accept from it.
-fn open(port: &Port, copy: &SharedCopy<Socket>) -> Option<Arc<Socket>> {
+/// The shared sockets, while the worker may accept from them.
+fn open(port: &Port, copy: &SharedCopy<Socket>) -> io::Result<Option<Sockets<Socket>>> {
     let open = port.link().state().uses_shared();
-    if open { copy.get() } else { None }
+    if open { copy.all(watch) } else { Ok(None) }
+}
+
+/// The place in line, where this worker waits in one: such a listener is one socket.
+fn place(sockets: &Sockets<Socket>) -> Option<&Place> {
+    match sockets {
+        Sockets::One(socket) => match &**socket {
+            Socket::InLine(place) => Some(place),
+            Socket::Watched(_) => None,
+        },
+        Sockets::Several(_) => None,
+    }
+}
+
+/// Waits until somebody waits at one of the sockets.
+async fn readable(sockets: &Sockets<Socket>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match sockets {
+        Sockets::One(socket) => socket.readable().await,
+        Sockets::Several(sockets) => {
+            let mut waits: Vec<_> = sockets.iter().map(|socket| Box::pin(socket.readable())).collect();
+            poll_fn(|cx| first_ready(waits.iter_mut().map(|wait| wait.as_mut().poll(cx)))).await
+        }
+    }
+}
+
+/// As [`readable`]. As with tokio, only the task of the last call is woken.
+fn poll_readable<'a>(
+    sockets: &'a Sockets<Socket>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<AsyncFdReadyGuard<'a, OwnedFd>>> {
+    match sockets {
+        Sockets::One(socket) => socket.poll_read_ready(cx),
+        Sockets::Several(sockets) => first_ready(sockets.iter().map(|socket| socket.poll_read_ready(cx))),
+    }
+}
+
+fn first_ready<T>(mut polls: impl Iterator<Item = Poll<T>>) -> Poll<T> {
+    polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
 }
 
 /// A connection of an offer that this worker has taken.
@@ -329,6 +366,26 @@ fn take_returned<K: Kind>(port: &Port) -> Option<Accepted<K>> {
     let (socket, tie) = returned.into_parts();
     let registered = register_stream::<K>(socket, &name);
     Some(registered.map(|(io, peer)| (Stream::new(io, Some(peer.clone()), Some(tie), Unread::default()), peer)))
+}
+
+fn watch(socket: OwnedFd) -> io::Result<Socket> {
+    readiness::watch(socket, Interest::READABLE).map(Socket::Watched)
+}
+
+impl Socket {
+    async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+        match self {
+            Self::Watched(socket) => socket.readable().await,
+            Self::InLine(_) => pending().await,
+        }
+    }
+
+    fn poll_read_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, OwnedFd>>> {
+        match self {
+            Self::Watched(socket) => socket.poll_read_ready(cx),
+            Self::InLine(_) => Poll::Pending,
+        }
+    }
 }
 
 impl AsFd for Socket {

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 
 use super::link::{Asked, Link, Terms};
 use super::orders::Orders;
-use super::port::{Incoming, Port, decline};
+use super::port::{Inbox, Incoming, Port, decline};
 use super::state::{Cause, State};
 use crate::channel::{ReceiveError, Received};
+use crate::id::ListenerId;
 use crate::message::{HandoverId, ListenFailure, Listening, NEWEST, OLDEST, Offer, ToWorker};
 use crate::parcel;
 
@@ -111,6 +112,13 @@ impl Link {
                 }
             }
             ToWorker::Tickets { keys } => self.tickets_came(keys),
+            ToWorker::Share { listener, socket } => self.lent(listener, socket, fds),
+            ToWorker::Unshare { listener, socket } => {
+                if let Some(inbox) = self.inbox(listener) {
+                    inbox.copy.take_back(socket);
+                    inbox.waiters.wake();
+                }
+            }
         }
         Ok(())
     }
@@ -162,13 +170,32 @@ impl Link {
         if refused {
             self.wake_unready();
         }
+        self.give_up_if_ending(&inbox);
+        Ok(())
+    }
+
+    /// What came for a worker that is ending by then is given up like what it had.
+    fn give_up_if_ending(&self, inbox: &Inbox) {
         let state = *self.state();
         match state.step() {
             Some(_) if state.is_lost() => inbox.copy.blank(self.silent.as_fd()),
             Some(_) => inbox.copy.drain(),
             None => {}
         }
-        Ok(())
+    }
+
+    /// Another socket of a listener, which nobody else accepts from now. Without its descriptor, or for a listener that was
+    /// dropped meanwhile, nothing can be done.
+    fn lent(&self, listener: ListenerId, socket: u32, fds: Vec<OwnedFd>) {
+        if let (Some(inbox), Some(fd)) = (self.inbox(listener), fds.into_iter().next()) {
+            inbox.copy.lend(socket, fd);
+            self.give_up_if_ending(&inbox);
+            inbox.waiters.wake();
+        }
+    }
+
+    fn inbox(&self, listener: ListenerId) -> Option<Arc<Inbox>> {
+        self.desk().listeners.get(&listener).cloned()
     }
 
     /// Puts offers into their listeners' queues. Those whose descriptors did not all arrive are refused, and they are the
@@ -179,7 +206,7 @@ impl Link {
             let descriptors = parcel.descriptors();
             let mut own: Vec<OwnedFd> = fds.by_ref().take(descriptors).collect();
             let file = if descriptors == 2 && own.len() == 2 { own.pop() } else { None };
-            let inbox = self.desk().listeners.get(&listener).cloned();
+            let inbox = self.inbox(listener);
             let (Some(socket), Some(inbox), true) = (own.pop(), inbox, file.is_some() == (descriptors == 2)) else {
                 drop(own);
                 decline(self.board(), id);

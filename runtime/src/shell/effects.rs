@@ -1,7 +1,6 @@
 //! From actions to the outside world.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use everport_handoff::board;
@@ -17,7 +16,7 @@ use super::poller::Source;
 use super::records::Ended;
 use super::{Shell, clock, records};
 use crate::config::Protocol;
-use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled, Spread};
+use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled};
 
 impl Shell {
     /// Does what the machine says.
@@ -47,6 +46,11 @@ impl Shell {
             Action::CloseListener { listener } => self.close_listener(listener),
             Action::StartAccepting { listener } => self.accept_from(listener, true),
             Action::StopAccepting { listener } => self.accept_from(listener, false),
+            Action::Lend { worker, listener, slot } => self.lend(worker, listener, slot),
+            Action::TakeBack { worker, listener, slot } => {
+                self.order(worker, ToWorker::Unshare { listener, socket: slot.0 }.into());
+            }
+            Action::Steer { listener, over } => self.steer(listener, over),
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.ask_beat(worker),
@@ -341,15 +345,19 @@ impl Shell {
     }
 
     fn answer_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId, sharing: Sharing) {
+        let Some(slot) = self.links.get(&worker).map(|link| link.identity.slot) else { return };
+        let copy = self.socket_for(listener, slot);
         let Some(held) = self.listeners.get(listener) else { return };
-        let shared = (held.spread == Spread::Shared).then_some(sharing);
-        let copy = if shared.is_some() { held.bound.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
         let (answer, fd) = match copy {
-            Ok(fd) => (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd),
-            Err(error) => (
-                Err(ListenFailure { errno: error.raw_os_error(), reason: format!("copy the listener: {error}") }),
-                None,
-            ),
+            Ok(fd) => {
+                let shared = fd.is_some().then_some(sharing);
+                (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd)
+            }
+            Err(error) => {
+                let reason = format!("give {} to a worker of slot {slot}: {error}", held.key);
+                self.note(Event::ListenerClosed { worker, listener });
+                (Err(ListenFailure { errno: error.raw_os_error(), reason }), None)
+            }
         };
         let order = Order {
             message: ToWorker::Listening { request: request.0, answer },

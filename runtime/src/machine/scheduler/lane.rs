@@ -46,7 +46,7 @@ impl Lane {
     pub(super) fn new(spread: Spread, roster: Roster) -> Self {
         let gate = match spread {
             Spread::Offered => Gate::Stopped,
-            Spread::Shared => Gate::Shared,
+            Spread::Shared | Spread::Split => Gate::Shared,
         };
         let (queue, given, parked) = (VecDeque::new(), BTreeSet::new(), BTreeMap::new());
         Self { queue, held: 0, parked, given, roster, users: 0, gate }
