@@ -124,7 +124,7 @@ impl Records {
 
     /// Keeps somebody who asked for a reload, until it has ended; nobody beyond [`MAX_ASKED`].
     pub(super) fn asked(&mut self, by: AskedBy, answer: Answer) -> Option<Ticket> {
-        info!(asked_by = ?by, "reload asked");
+        info!(asked_by = by.to_string(), "reload asked");
         (self.asked.len() < MAX_ASKED).then(|| self.keep(by, answer))
     }
 
