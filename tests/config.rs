@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::setup::{CLI, WORKER};
-use crate::harness::{Ended, Line, Master, Setup, http, soon};
+use crate::harness::status::{Status, WorkerLine};
+use crate::harness::{Ended, Line, Master, Setup, command, http, process, soon};
 
 /// A file that the test writes.
 struct File(PathBuf);
@@ -302,4 +304,32 @@ fn a_listener_that_stays_takes_up_its_new_options_with_the_commit_and_not_before
     assert_eq!(mode(), 0o660);
     master.log.wait_for(&["listener changed", "backlog=16"]);
     assert_eq!(Line::connect_unix(&socket).expect("it listens").who().generation, 3);
+}
+
+#[test]
+fn privileges_are_those_of_each_generation_also_for_the_worker_that_follows_a_crash() {
+    let text = |nice: i64| format!("workers = 1\nprobation = \"1h\"\nnice = {nice}\n{}", program(&["127.0.0.1:0"]));
+    let (master, file) = start(&text(5));
+    file.write(&text(7));
+    assert_eq!(command(&master, &["reload", "--no-wait"]).code(), Some(0));
+    let nices = |status: &Status| -> Vec<_> {
+        let seen = |worker: &WorkerLine| (worker.generation, worker.state.clone(), worker.pid.map(process::nice));
+        status.workers().iter().map(seen).collect()
+    };
+    let both = [(1, "paused".to_owned(), Some(5)), (2, "active".to_owned(), Some(7))];
+    let status = master.wait_until("the new one is on probation", |status| {
+        status.workers().iter().map(|worker| worker.state.as_str()).eq(["paused", "active"])
+    });
+    assert_eq!(nices(&status), both);
+    let old = status.workers()[0].pid.expect("it lives");
+    process::signal(old, Signal::SIGKILL);
+    let status = master.wait_until("the old one has been replaced", |status| {
+        let workers = status.workers();
+        workers.len() == 2 && workers[0].state == "ready" && workers[0].pid != Some(old)
+    });
+    assert_eq!(nices(&status)[0], (1, "ready".to_owned(), Some(5)));
+    assert_eq!(command(&master, &["rollback"]).code(), Some(0));
+    let status = master.settle(1);
+    assert_eq!(nices(&status), [(1, "active".to_owned(), Some(5))]);
+    master.check();
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::harness::status::Status;
 use crate::harness::{Line, Setup, command, http, process};
 
 #[test]
@@ -118,9 +119,9 @@ fn what_is_left_at_the_deadline_is_cut() {
     process::wait_for_end(me.pid);
     let status = master.settle(2);
     let pid = format!("pid={}", me.pid);
-    master.log.wait_for(&["worker killed", &pid, "its drain_timeout was over"]);
+    master.log.wait_for(&["worker killed", &pid, "its time to drain was over"]);
     let record = master.log.wait_for(&["worker exited", &pid]);
-    for part in ["its drain_timeout was over", "cut=1", "finished=0", "lingered=0", "voluntary=false"] {
+    for part in ["its time to drain was over", "cut=1", "finished=0", "lingered=0", "voluntary=false"] {
         assert!(record.contains(part), "no {part} in {record}");
     }
     let reload = &status.0["last_reload"];
@@ -256,4 +257,51 @@ fn a_draining_worker_shows_what_it_waits_for_how_old_that_is_and_both_of_its_dea
     let shown = command(&master, &["status"]).output;
     assert!(shown.contains("waits for 3 connections (1 request, 1 idle, 1 unknown"), "{shown}");
     master.stop_now();
+}
+
+#[test]
+fn what_the_connections_of_a_real_server_do_is_shown() {
+    let master = Setup::web().workers(1).start();
+    let address = master.address();
+    let mut idle = http::Connection::open(address).expect("the port is open");
+    assert!(idle.get("/").is_ok());
+    // One that has asked for nothing yet is idle too.
+    let _silent = http::Connection::open(address).expect("the port is open");
+    let busy = std::thread::spawn(move || http::get(address, "/slow?ms=600000"));
+    master.wait_until("each connection is shown for what it is", |status| {
+        let worker = &status.0["generations"][0]["workers"][0];
+        let figure = |name: &str| worker[name].as_u64();
+        let figures = ["active", "requests", "idle"].map(figure);
+        figures == [Some(3), Some(1), Some(2)] && figure("oldest_seconds") >= Some(1)
+    });
+    master.stop_now();
+    assert!(busy.join().expect("it ends").is_err(), "it was cut");
+}
+
+#[test]
+fn an_idle_connection_is_closed_at_the_soft_deadline_and_a_request_in_progress_finishes() {
+    let master = Setup::lines().workers(1).drain_timeout("60s").set("EVERPORT_DRAIN_GRACE", "300ms").start();
+    let [mut idle, mut busy, mut unknown] = [(); 3].map(|()| master.line());
+    let me = unknown.who();
+    idle.ask("serve 0");
+    busy.tell("serve 1500");
+    master.wait_until("the request is under way", |status| status.0["generations"][0]["workers"][0]["requests"] == 1);
+    master.reload_well();
+    assert!(idle.ends(), "the connection outlived the soft deadline");
+    let worker = |status: &Status| status.0["generations"][0]["workers"][0].clone();
+    let status = master.wait_until("it is counted", |status| worker(status)["lingered"] == 1);
+    assert_eq!((&worker(&status)["active"], &worker(&status)["requests"]), (&2.into(), &1.into()), "{status:?}");
+    assert!(busy.hear().is_ok_and(|answer| answer.ends_with(&me.pid.to_string())));
+    // Once it is idle it has had its time.
+    assert!(busy.ends());
+    assert_eq!(unknown.who(), me, "of this one nothing is known");
+    drop(unknown);
+    process::wait_for_end(me.pid);
+    let record = master.log.wait_for(&["worker exited", &format!("pid={}", me.pid)]);
+    for part in ["voluntary=true", "finished=1", "lingered=2", "cut=0"] {
+        assert!(record.contains(part), "no {part} in {record}");
+    }
+    let status = master.settle(1);
+    assert_eq!(status.0["last_reload"]["lingered"], 2, "{status:?}");
+    master.check();
 }

@@ -20,6 +20,7 @@ mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod handover; // Live connections that move.
 mod identity; // What a worker knows and inherits, and what it does not.
+mod line; // Many workers that share a listener.
 mod listening; // Addresses, options and errors of `bind`.
 mod log; // Whoever reads the log may stall or go.
 mod misbehaviour; // Workers that break the rules.
@@ -30,6 +31,7 @@ mod service; // A master under a service manager, and as process 1 of a containe
 mod serving; // HTTP on connections that outlive their worker.
 mod signals; // What signals do, to the master and to workers.
 mod soak; // Everything at once, for as long as asked.
+mod split; // A queue for every slot.
 mod supervision; // Restarts, hung and worn workers, scaling, the pause.
 mod terminal; // A master in the foreground of a terminal.
 mod tidy; // Rules for the code itself.

@@ -34,7 +34,7 @@ const EVENTS: [(&str, Event); 5] = [
         process::signal(fullest(master).pid.expect("it lives"), Signal::SIGTERM);
         None
     }),
-    // Only when a length is asked for: it gives a second to what is under way, which is little on a busy machine.
+    // Only when a length is asked for: it gives 5 s to what is under way, which is little on a busy machine.
     ("kill --worker", |master| order(master, &format!("/kill?worker={}", fullest(master).worker))),
 ];
 

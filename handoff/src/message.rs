@@ -18,6 +18,8 @@
 //! | `Beat` | master | - | on the board |
 //! | `HandedOver` | master | the socket, if it is returned | - |
 //! | `Tickets` | master | - | - |
+//! | `Share` | master | another socket of a listener | - |
+//! | `Unshare` | master | - | - |
 //!
 //! A packet is one byte that counts its descriptors and a message in postcard's encoding. New messages go to the end of
 //! the enum and are sent only when the agreed version has them; the fields of a message never change.
@@ -195,6 +197,20 @@ pub enum ToWorker {
         /// All of them: those of before count no more.
         keys: TicketKeys,
     },
+    /// The worker accepts from one more socket of a listener that it has: nobody else does, for now.
+    Share {
+        /// Which listener.
+        listener: ListenerId,
+        /// Which of its sockets.
+        socket: u32,
+    },
+    /// The worker closes its copy of such a socket: somebody else accepts from it.
+    Unshare {
+        /// Which listener.
+        listener: ListenerId,
+        /// Which of its sockets.
+        socket: u32,
+    },
 }
 
 /// What a channel carries.
@@ -231,8 +247,17 @@ pub struct Listening {
     pub listener: ListenerId,
     /// The address that it is bound to, with the real port.
     pub local: SocketName,
-    /// Whether the listener itself comes with this message: policy `none`, and UDP.
-    pub shared: bool,
+    /// How the worker waits there, if the listener itself comes with this message: policies `none` and `split`, and UDP.
+    pub shared: Option<Sharing>,
+}
+
+/// How workers wait at a socket that they share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sharing {
+    /// Whatever comes wakes all that wait: the cheapest for a few workers.
+    Together,
+    /// A connection wakes one, the one that has waited longest: the cheapest for many.
+    InLine,
 }
 
 /// Why a listener could not be had.
@@ -347,6 +372,13 @@ mod tests {
         // Sixty seconds and no nanosecond.
         expected.extend([60, 0]);
         assert_eq!(bytes(&message, 0), expected);
+    }
+
+    #[test]
+    fn the_messages_of_a_socket_that_is_lent_keep_their_bytes() {
+        let (listener, socket) = (ListenerId(1), 300);
+        assert_eq!(bytes(&ToWorker::Share { listener, socket }, 1), [1, 9, 1, 0xac, 2]);
+        assert_eq!(bytes(&ToWorker::Unshare { listener, socket }, 0), [0, 10, 1, 0xac, 2]);
     }
 
     #[test]

@@ -25,16 +25,19 @@ pub enum Policy {
     /// `hash`: as `rr`, to the worker that the client's address stands for.
     #[serde(rename = "hash")]
     Hash,
+    /// `split`: every slot has a socket with a queue of its own, and the kernel picks at random.
+    #[serde(rename = "split")]
+    Split,
 }
 
 impl Policy {
     /// Every policy, in the order in which they are listed to the user.
-    pub const ALL: [Self; 5] = [Self::RoundRobin, Self::None, Self::Least, Self::TwoChoices, Self::Hash];
+    pub const ALL: [Self; 6] = [Self::RoundRobin, Self::None, Self::Least, Self::TwoChoices, Self::Hash, Self::Split];
 
     /// Whether the master accepts the connections and offers them, so that one such policy can follow another on the same
     /// socket.
     pub const fn is_offered(self) -> bool {
-        !matches!(self, Self::None)
+        !matches!(self, Self::None | Self::Split)
     }
 
     const fn word(self) -> &'static str {
@@ -44,6 +47,7 @@ impl Policy {
             Self::Least => "least",
             Self::TwoChoices => "p2c",
             Self::Hash => "hash",
+            Self::Split => "split",
         }
     }
 }
@@ -64,7 +68,7 @@ impl fmt::Display for Policy {
 }
 
 /// The policies, as errors list them.
-pub(crate) const KNOWN: &str = "rr, none (also called shared), least, p2c and hash";
+pub(crate) const KNOWN: &str = "rr, none (also called shared), least, p2c, hash and split";
 
 /// The text names no policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +86,7 @@ mod tests {
             assert!(UnknownPolicy.to_string().contains(&policy.to_string()), "{policy} is listed");
         }
         assert_eq!("shared".parse(), Ok(Policy::None));
-        for unknown in ["", "RR", "split", "least "] {
+        for unknown in ["", "RR", "splits", "least "] {
             assert_eq!(unknown.parse::<Policy>(), Err(UnknownPolicy));
         }
     }

@@ -6,6 +6,7 @@
 //! connection would inherit. A failed bind leaves nothing behind.
 
 mod error;
+mod group;
 mod inherited;
 mod live;
 mod shut_out;
@@ -23,10 +24,12 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 pub use error::{BindCause, BindError};
+pub use group::bind_group;
 pub use inherited::{InheritedError, InheritedSockets};
 pub use live::{NotLive, check_live};
 pub use unix::UnixFile;
 
+use self::group::Sole;
 pub use crate::address::Kind;
 use crate::address::{Endpoint, ListenAddress, Target};
 use crate::name::SocketName;
@@ -38,17 +41,22 @@ pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(4096).unwrap();
 
 /// A socket that listens, or receives, at an address.
 ///
-/// Dropping it closes this process's copy, after it has unlinked the file of a unix socket.
+/// It may be a [group](bind_group) of several. Dropping it closes this process's copy, after it has unlinked the file of a
+/// unix socket.
 #[derive(Debug)]
 pub struct Bound {
     address: ListenAddress,
     // Dropped before the socket, which keeps the file's inode from being used again.
     file: Option<UnixFile>,
     socket: OwnedFd,
+    /// The others of a group, in the order in which they began to listen.
+    others: Vec<OwnedFd>,
     kind: Kind,
     local: SocketName,
     backlog: Option<NonZeroU32>,
     mode: Option<u32>,
+    /// Whether nobody new gets in.
+    shut: bool,
 }
 
 /// Binds `address`, or adopts the inherited socket that it names.
@@ -60,8 +68,8 @@ pub struct Bound {
 /// [`BindError`] says what was refused for which address; as an [`io::Error`] it is that of a plain bind.
 pub fn bind(address: &ListenAddress, inherited: &InheritedSockets) -> Result<Bound, BindError> {
     let bound = match address.target() {
-        Target::Tcp(endpoint) => inet(endpoint, Kind::Tcp, address),
-        Target::Udp(endpoint) => inet(endpoint, Kind::Udp, address),
+        Target::Tcp(endpoint) => inet(endpoint, Kind::Tcp, address, Sole::Socket),
+        Target::Udp(endpoint) => inet(endpoint, Kind::Udp, address, Sole::Socket),
         Target::Path(path) => unix_path(path, address),
         Target::Abstract(name) => abstract_name(name, address),
         Target::Descriptor(number) => adopt(*number, address, inherited),
@@ -126,10 +134,10 @@ fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, BindCause> {
     if addresses.is_empty() { Err(BindCause::NoAddress) } else { Ok(addresses) }
 }
 
-fn inet(endpoint: &Endpoint, kind: Kind, address: &ListenAddress) -> Result<Bound, BindCause> {
+fn inet(endpoint: &Endpoint, kind: Kind, address: &ListenAddress, sole: Sole) -> Result<Bound, BindCause> {
     let mut failure = BindCause::NoAddress;
     for ip in look_up(endpoint)? {
-        match inet_one(ip, kind, &address.with_ip(ip)) {
+        match inet_one(ip, kind, &address.with_ip(ip), sole) {
             Ok(bound) => return Ok(bound),
             Err(error) => failure = BindCause::System(error),
         }
@@ -137,7 +145,7 @@ fn inet(endpoint: &Endpoint, kind: Kind, address: &ListenAddress) -> Result<Boun
     Err(failure)
 }
 
-fn inet_one(ip: SocketAddr, kind: Kind, address: &ListenAddress) -> io::Result<Bound> {
+fn inet_one(ip: SocketAddr, kind: Kind, address: &ListenAddress, sole: Sole) -> io::Result<Bound> {
     let socket = match kind {
         Kind::Udp => new(Domain::for_address(ip), Type::DGRAM)?,
         Kind::Tcp | Kind::Unix => stream(Domain::for_address(ip))?,
@@ -157,6 +165,10 @@ fn inet_one(ip: SocketAddr, kind: Kind, address: &ListenAddress) -> io::Result<B
     let local = SocketName::from(&socket.local_addr()?);
     if kind == Kind::Udp {
         return Ok(Bound::new(address, socket, kind, local));
+    }
+    if sole == Sole::Group {
+        // Not before the bind, which proves that the port is free: with it the socket would join another's silently.
+        socket.set_reuse_port(true)?;
     }
     listen(socket, kind, local, address)
 }
@@ -208,7 +220,9 @@ fn listen(socket: Socket, kind: Kind, local: SocketName, address: &ListenAddress
 impl Bound {
     fn new(address: &ListenAddress, socket: Socket, kind: Kind, local: SocketName) -> Self {
         let address = address.clone();
-        Self { address, file: None, socket: socket.into(), kind, local, backlog: None, mode: None }
+        let socket = socket.into();
+        let others = Vec::new();
+        Self { address, file: None, socket, others, kind, local, backlog: None, mode: None, shut: false }
     }
 
     /// The address that was asked for, as [`resolve`] has it: with the IP address of the host name, and an absolute path.
@@ -243,7 +257,9 @@ impl Bound {
         let mut changed = false;
         let backlog = address.backlog().unwrap_or(DEFAULT_BACKLOG);
         if self.backlog.is_some_and(|before| before != backlog) {
-            rustix::net::listen(&self.socket, i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
+            for socket in self.sockets() {
+                rustix::net::listen(socket, i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
+            }
             self.backlog = Some(backlog);
             changed = true;
         }
@@ -266,7 +282,7 @@ impl Bound {
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
-    /// The socket, whose owner is then the caller, and its file, which must be dropped first.
+    /// The first socket, whose owner is then the caller, and its file, which must be dropped first.
     pub fn into_parts(self) -> (OwnedFd, Option<UnixFile>) {
         (self.socket, self.file)
     }

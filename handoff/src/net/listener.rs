@@ -2,9 +2,10 @@
 //! the master shares it.
 
 use std::fmt;
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -19,10 +20,12 @@ use super::resumed::Resumed;
 use super::stream::Stream;
 use super::unread::Unread;
 use crate::address::ListenAddress;
+use crate::message::Sharing;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
-use crate::worker::copy::{AtDrain, SharedCopy};
+use crate::worker::copy::{AtDrain, Registered, SharedCopy, Sockets};
+use crate::worker::line::Place;
 use crate::worker::link::Link;
 use crate::worker::port::{Incoming, Port, decline};
 use crate::worker::tie::Tie;
@@ -41,13 +44,20 @@ enum Origin {
     Plain {
         // Dropped before the socket, which keeps the file's inode from being used again.
         _file: Option<UnixFile>,
-        socket: Socket,
+        socket: AsyncFd<OwnedFd>,
     },
     /// From the master, and from the socket that it shares, if it does.
     Handed { port: Port, copy: Arc<SharedCopy<Socket>> },
 }
 
-type Socket = AsyncFd<OwnedFd>;
+/// A listening socket of this process, by how it waits there.
+enum Socket {
+    /// With all others that share it.
+    Watched(AsyncFd<OwnedFd>),
+    /// In line.
+    InLine(Arc<Place>),
+}
+
 type Accepted<K> = io::Result<(Stream<K>, <K as Kind>::Addr)>;
 
 impl<K: Kind> Listener<K> {
@@ -70,11 +80,16 @@ impl<K: Kind> Listener<K> {
         match source {
             Source::Plain { socket, file, local } => Ok(Self {
                 local: K::addr(&local).ok_or_else(other_kind)?,
-                origin: Origin::Plain { _file: file, socket: register(socket)? },
+                origin: Origin::Plain { _file: file, socket: readiness::watch(socket, Interest::READABLE)? },
             }),
             Source::Handed(port) => {
-                copy.register(|socket| match rustix::net::sockopt::socket_type(&socket)? {
-                    SocketType::STREAM => register(socket),
+                let line = match port.sharing() {
+                    Some(Sharing::InLine) => Some(port.link().line()?),
+                    Some(Sharing::Together) | None => None,
+                };
+                copy.register(|socket| match (rustix::net::sockopt::socket_type(&socket)?, &line) {
+                    (SocketType::STREAM, Some(line)) => Ok(Socket::InLine(Place::new(line, &port, socket))),
+                    (SocketType::STREAM, None) => watch(socket),
                     _ => Err(other_kind()),
                 })?;
                 Ok(Self { local: K::addr(port.local()).ok_or_else(other_kind)?, origin: Origin::Handed { port, copy } })
@@ -104,11 +119,16 @@ impl<K: Kind> Listener<K> {
                 if let Some(accepted) = take_fresh(port) {
                     return accepted;
                 }
-                match open(port, copy) {
-                    Some(socket) => tokio::select! {
+                let sockets = open(port, copy)?;
+                match sockets.as_ref().map(|sockets| (sockets, place(sockets))) {
+                    Some((_, Some(place))) => match accept_in_line(port, place) {
+                        Some(accepted) => return accepted,
+                        None => woken.await,
+                    },
+                    Some((sockets, None)) => tokio::select! {
                         biased;
                         () = woken => {}
-                        ready = socket.readable() => if let Some(accepted) = accept_shared(port, ready?) {
+                        ready = readable(sockets) => if let Some(accepted) = accept_shared(port, ready?) {
                             return accepted;
                         },
                     },
@@ -136,9 +156,12 @@ impl<K: Kind> Listener<K> {
                     turn.made_progress();
                     return Poll::Ready(accepted);
                 }
-                while let Some(socket) = open(port, copy) {
-                    let ready = ready!(socket.poll_read_ready(cx))?;
-                    if let Some(accepted) = accept_shared(port, ready) {
+                while let Some(sockets) = open(port, copy)? {
+                    let accepted = match place(&sockets) {
+                        Some(place) => Some(ready!(accept_in_line(port, place).map_or(Poll::Pending, Poll::Ready))),
+                        None => accept_shared(port, ready!(poll_readable(&sockets, cx))?),
+                    };
+                    if let Some(accepted) = accepted {
                         turn.made_progress();
                         return Poll::Ready(accepted);
                     }
@@ -190,10 +213,47 @@ fn begin(port: &Port) -> io::Result<()> {
     Ok(())
 }
 
-/// The shared socket, while the worker may accept from it.
-fn open(port: &Port, copy: &SharedCopy<Socket>) -> Option<Arc<Socket>> {
+/// The shared sockets, while the worker may accept from them.
+fn open(port: &Port, copy: &SharedCopy<Socket>) -> io::Result<Option<Sockets<Socket>>> {
     let open = port.link().state().uses_shared();
-    if open { copy.get() } else { None }
+    if open { copy.all(watch) } else { Ok(None) }
+}
+
+/// The place in line, where this worker waits in one: such a listener is one socket.
+fn place(sockets: &Sockets<Socket>) -> Option<&Place> {
+    match sockets {
+        Sockets::One(socket) => match &**socket {
+            Socket::InLine(place) => Some(place),
+            Socket::Watched(_) => None,
+        },
+        Sockets::Several(_) => None,
+    }
+}
+
+/// Waits until somebody waits at one of the sockets.
+async fn readable(sockets: &Sockets<Socket>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match sockets {
+        Sockets::One(socket) => socket.readable().await,
+        Sockets::Several(sockets) => {
+            let mut waits: Vec<_> = sockets.iter().map(|socket| Box::pin(socket.readable())).collect();
+            poll_fn(|cx| first_ready(waits.iter_mut().map(|wait| wait.as_mut().poll(cx)))).await
+        }
+    }
+}
+
+/// As [`readable`]. As with tokio, only the task of the last call is woken.
+fn poll_readable<'a>(
+    sockets: &'a Sockets<Socket>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<AsyncFdReadyGuard<'a, OwnedFd>>> {
+    match sockets {
+        Sockets::One(socket) => socket.poll_read_ready(cx),
+        Sockets::Several(sockets) => first_ready(sockets.iter().map(|socket| socket.poll_read_ready(cx))),
+    }
+}
+
+fn first_ready<T>(mut polls: impl Iterator<Item = Poll<T>>) -> Poll<T> {
+    polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
 }
 
 /// A connection of an offer that this worker has taken.
@@ -205,8 +265,13 @@ pub(super) struct Taken<K: Kind, L> {
     pub(super) load: L,
 }
 
-/// Takes the oldest offer for `accept`.
+/// Takes what has come back, or the oldest offer, for `accept`.
 fn take_fresh<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    if port.sharing() == Some(Sharing::InLine)
+        && let Some(accepted) = take_returned(port)
+    {
+        return Some(accepted);
+    }
     let taken = take_offer::<K, _>(port.link(), || port.inbox().pop())?;
     Some(
         taken
@@ -274,8 +339,81 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
     Some(stream(io, &name, Some(port)))
 }
 
-fn register(socket: OwnedFd) -> io::Result<Socket> {
-    readiness::watch(socket, Interest::READABLE)
+/// As [`accept_shared`], in line. `None` also means that those who wait are woken when it is their turn.
+fn accept_in_line<K: Kind>(port: &Port, place: &Place) -> Option<Accepted<K>> {
+    let link = port.link();
+    // Held as in `take_offer`.
+    let state = link.state();
+    if !state.uses_shared() {
+        return None;
+    }
+    let (io, name) = match place.accept()? {
+        Ok(accepted) => accepted,
+        Err(error) => return Some(Err(error)),
+    };
+    link.board().count_taken();
+    Some(stream(io, &name, Some(port)))
+}
+
+/// A connection that this process has accepted for another worker, and that came back. It is counted already.
+fn take_returned<K: Kind>(port: &Port) -> Option<Accepted<K>> {
+    if !port.link().state().takes_offers() {
+        return None;
+    }
+    let (returned, name) = port.inbox().pop_returned()?;
+    port.link().board().count_taken();
+    let (socket, tie) = returned.into_parts();
+    let registered = register_stream::<K>(socket, &name);
+    Some(registered.map(|(io, peer)| (Stream::new(io, Some(peer.clone()), Some(tie), Unread::default()), peer)))
+}
+
+fn watch(socket: OwnedFd) -> io::Result<Socket> {
+    readiness::watch(socket, Interest::READABLE).map(Socket::Watched)
+}
+
+impl Socket {
+    async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+        match self {
+            Self::Watched(socket) => socket.readable().await,
+            Self::InLine(_) => pending().await,
+        }
+    }
+
+    fn poll_read_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, OwnedFd>>> {
+        match self {
+            Self::Watched(socket) => socket.poll_read_ready(cx),
+            Self::InLine(_) => Poll::Pending,
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Watched(socket) => socket.as_fd(),
+            Self::InLine(place) => place.as_fd(),
+        }
+    }
+}
+
+impl Registered for Socket {
+    fn pause(&self) {
+        if let Self::InLine(place) = self {
+            place.leave();
+        }
+    }
+
+    fn look_again(&self) {
+        if let Self::InLine(place) = self {
+            place.look_again();
+        }
+    }
+
+    fn abandon(&self) {
+        if let Self::InLine(place) = self {
+            place.abandon();
+        }
+    }
 }
 
 /// A connection that this process itself has accepted.

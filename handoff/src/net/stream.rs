@@ -117,7 +117,7 @@ impl<K: Kind> Stream<K> {
     }
 
     /// The worker that counts it.
-    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
         self.tie.as_ref().map(Tie::link)
     }
 

@@ -1,12 +1,14 @@
 //! What a connection must be able to do besides reading and writing: to move to another worker.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::handover::{HandoverError, Load};
 use crate::net::{Kind, Stream};
+use crate::worker::Activity;
 
 /// A connection's IO.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
@@ -15,6 +17,11 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'sta
 
     /// Gives the connection to another worker, which reads these bytes first.
     fn hand_over(self, unread: Bytes) -> impl Future<Output = Outcome<Self>> + Send;
+
+    /// Its place in what the worker tells its master, if it counts there.
+    fn activity(&self) -> Option<Activity> {
+        None
+    }
 }
 
 /// What became of a handover.
@@ -36,5 +43,9 @@ impl<K: Kind> Transport for Stream<K> {
                 Outcome::Returned(stream, unread)
             }
         }
+    }
+
+    fn activity(&self) -> Option<Activity> {
+        self.link().map(|link| Activity::new(Some(Arc::clone(link))))
     }
 }

@@ -52,6 +52,9 @@ pub enum BindCause {
     /// When a file is there that is not a socket. It is never unlinked.
     #[error("a file that is not a socket is there")]
     NotASocket,
+    /// When a group of sockets is wanted, and this address can have only one.
+    #[error("policy split needs several TCP sockets of its own, and {0}")]
+    NoGroup(&'static str),
     /// When an inherited socket cannot be used.
     #[error(transparent)]
     Inherited(InheritedError),
@@ -68,7 +71,7 @@ impl BindError {
             BindCause::System(error) | BindCause::Step { source: error, .. } => error.raw_os_error(),
             BindCause::Locked { .. } | BindCause::Live | BindCause::NotASocket => Some(Errno::ADDRINUSE.raw_os_error()),
             BindCause::Inherited(InheritedError::NotOpen(_)) => Some(Errno::BADF.raw_os_error()),
-            BindCause::NoAddress | BindCause::Address(_) | BindCause::Inherited(_) => None,
+            BindCause::NoAddress | BindCause::Address(_) | BindCause::NoGroup(_) | BindCause::Inherited(_) => None,
         }
     }
 

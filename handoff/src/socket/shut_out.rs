@@ -6,7 +6,7 @@
 //! and a file that is not ours, stay open to the end.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -49,14 +49,14 @@ impl Bound {
     ///
     /// # Errors
     ///
-    /// The kernel refuses the filter or the new name; then the socket is as open as before.
+    /// The kernel refuses the filter or the new name; then the socket, or the rest of a group, is as open as before.
     pub fn shut_out(&mut self) -> io::Result<()> {
-        match (self.kind, &mut self.file) {
-            (Kind::Tcp, _) => SockRef::from(&self.socket).attach_filter(&NO_FIRST_PACKET),
-            (Kind::Udp, _) => SockRef::from(&self.socket).attach_filter(&NOTHING),
-            (Kind::Unix, Some(file)) => file.hide(),
-            (Kind::Unix, None) => Ok(()),
+        match &mut self.file {
+            Some(file) => file.hide()?,
+            None => self.sockets().try_for_each(|socket| shut(self.kind, socket))?,
         }
+        self.shut = true;
+        Ok(())
     }
 
     /// Undoes [`shut_out`](Self::shut_out).
@@ -66,10 +66,14 @@ impl Bound {
     /// As there; the socket is as shut as before.
     pub fn let_in(&mut self) -> io::Result<()> {
         match (self.kind, &mut self.file) {
-            (Kind::Tcp | Kind::Udp, _) => SockRef::from(&self.socket).detach_filter(),
-            (Kind::Unix, Some(file)) => file.show(),
-            (Kind::Unix, None) => Ok(()),
+            (_, Some(file)) => file.show()?,
+            (Kind::Tcp | Kind::Udp, None) => {
+                self.sockets().try_for_each(|socket| SockRef::from(&socket).detach_filter())?;
+            }
+            (Kind::Unix, None) => {}
         }
+        self.shut = false;
+        Ok(())
     }
 
     /// Whether somebody waits to be accepted, or a datagram to be read.
@@ -78,8 +82,17 @@ impl Bound {
     ///
     /// Those of poll(2).
     pub fn is_awaited(&self) -> io::Result<bool> {
-        let socket = self.as_fd();
-        Ok(poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&Timespec::default()))? > 0)
+        let mut polled: Vec<_> = self.sockets().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)).collect();
+        Ok(poll(&mut polled, Some(&Timespec::default()))? > 0)
+    }
+}
+
+/// Lets nobody new in at one socket that has no file.
+pub(super) fn shut(kind: Kind, socket: BorrowedFd<'_>) -> io::Result<()> {
+    match kind {
+        Kind::Tcp => SockRef::from(&socket).attach_filter(&NO_FIRST_PACKET),
+        Kind::Udp => SockRef::from(&socket).attach_filter(&NOTHING),
+        Kind::Unix => Ok(()),
     }
 }
 

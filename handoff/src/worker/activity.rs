@@ -17,7 +17,7 @@ pub struct Activity {
 
 impl Activity {
     /// An idle connection of this worker, or of a process that no master looks at.
-    pub(super) fn new(link: Option<Arc<Link>>) -> Self {
+    pub(crate) fn new(link: Option<Arc<Link>>) -> Self {
         if let Some(link) = &link {
             link.idle_begins();
         }

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 
 use super::link::{Asked, Link, Terms};
 use super::orders::Orders;
-use super::port::{Incoming, Port, decline};
+use super::port::{Inbox, Incoming, Port, decline};
 use super::state::{Cause, State};
 use crate::channel::{ReceiveError, Received};
+use crate::id::ListenerId;
 use crate::message::{HandoverId, ListenFailure, Listening, NEWEST, OLDEST, Offer, ToWorker};
 use crate::parcel;
 
@@ -95,6 +96,9 @@ impl Link {
             ToWorker::Activate => self.turn_to(State::Active),
             ToWorker::Pause => {
                 self.turn_to(State::Paused);
+                for inbox in self.inboxes() {
+                    inbox.copy.pause();
+                }
                 self.give_back_all();
             }
             ToWorker::Drain { successor, grace } => self.drain(Orders { successor, grace }),
@@ -108,6 +112,13 @@ impl Link {
                 }
             }
             ToWorker::Tickets { keys } => self.tickets_came(keys),
+            ToWorker::Share { listener, socket } => self.lent(listener, socket, fds),
+            ToWorker::Unshare { listener, socket } => {
+                if let Some(inbox) = self.inbox(listener) {
+                    inbox.copy.take_back(socket);
+                    inbox.waiters.wake();
+                }
+            }
         }
         Ok(())
     }
@@ -136,15 +147,15 @@ impl Link {
         let answer = match answer {
             Ok(Listening { listener, local, shared }) => {
                 desk.listeners.insert(listener, Arc::clone(&inbox));
-                let port = Port::new(Arc::clone(self), listener, local, Arc::clone(&inbox), index);
+                let port = Port::new(Arc::clone(self), (listener, shared), local, Arc::clone(&inbox), index);
                 // A port that goes nowhere takes the desk's lock when it is dropped: not before the end of this block.
                 match (shared, fds.into_iter().next()) {
-                    (false, _) => Ok(port),
-                    (true, Some(socket)) => {
+                    (None, _) => Ok(port),
+                    (Some(_), Some(socket)) => {
                         inbox.copy.arrive(socket);
                         Ok(port)
                     }
-                    (true, None) => Err((Some(port), no_descriptor_left())),
+                    (Some(_), None) => Err((Some(port), no_descriptor_left())),
                 }
             }
             Err(failure) => Err((None, to_io_error(failure))),
@@ -159,13 +170,32 @@ impl Link {
         if refused {
             self.wake_unready();
         }
+        self.give_up_if_ending(&inbox);
+        Ok(())
+    }
+
+    /// What came for a worker that is ending by then is given up like what it had.
+    fn give_up_if_ending(&self, inbox: &Inbox) {
         let state = *self.state();
         match state.step() {
             Some(_) if state.is_lost() => inbox.copy.blank(self.silent.as_fd()),
             Some(_) => inbox.copy.drain(),
             None => {}
         }
-        Ok(())
+    }
+
+    /// Another socket of a listener, which nobody else accepts from now. Without its descriptor, or for a listener that was
+    /// dropped meanwhile, nothing can be done.
+    fn lent(&self, listener: ListenerId, socket: u32, fds: Vec<OwnedFd>) {
+        if let (Some(inbox), Some(fd)) = (self.inbox(listener), fds.into_iter().next()) {
+            inbox.copy.lend(socket, fd);
+            self.give_up_if_ending(&inbox);
+            inbox.waiters.wake();
+        }
+    }
+
+    fn inbox(&self, listener: ListenerId) -> Option<Arc<Inbox>> {
+        self.desk().listeners.get(&listener).cloned()
     }
 
     /// Puts offers into their listeners' queues. Those whose descriptors did not all arrive are refused, and they are the
@@ -176,7 +206,7 @@ impl Link {
             let descriptors = parcel.descriptors();
             let mut own: Vec<OwnedFd> = fds.by_ref().take(descriptors).collect();
             let file = if descriptors == 2 && own.len() == 2 { own.pop() } else { None };
-            let inbox = self.desk().listeners.get(&listener).cloned();
+            let inbox = self.inbox(listener);
             let (Some(socket), Some(inbox), true) = (own.pop(), inbox, file.is_some() == (descriptors == 2)) else {
                 drop(own);
                 decline(self.board(), id);
@@ -213,11 +243,12 @@ impl Link {
         }
     }
 
-    fn drain(&self, orders: Orders) {
+    fn drain(self: &Arc<Self>, orders: Orders) {
         self.order(orders);
         self.begin_end(Cause::Drain);
         for inbox in self.inboxes() {
             inbox.copy.drain();
+            self.pass_on_returned(&inbox);
         }
         self.give_back_all();
         self.wake_all();

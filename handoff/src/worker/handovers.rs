@@ -6,13 +6,14 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use rustix::net::Shutdown;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, oneshot};
 
 use super::link::{Link, Outgoing};
+use super::port::Inbox;
 use super::tie::Tie;
 use crate::handover::ReturnReason;
 use crate::message::{HandoverId, HandoverOutcome, Parcel, ToMaster};
@@ -22,9 +23,26 @@ use crate::name::SocketName;
 #[derive(Debug)]
 pub(super) struct UnderWay {
     tie: Tie,
-    answer: oneshot::Sender<Outcome>,
+    giver: Giver,
     /// Its part of the room, free again when this ends.
     _room: OwnedSemaphorePermit,
+}
+
+/// Who hears how a handover ended.
+#[derive(Debug)]
+enum Giver {
+    /// The application, which gave it away.
+    Application(oneshot::Sender<Outcome>),
+    /// Nobody: `accept` of this listener gets what comes back. It is the first to see the connection.
+    Nobody { inbox: Weak<Inbox>, peer: SocketName },
+}
+
+/// A connection that this process has accepted for another one.
+#[derive(Debug)]
+pub(super) struct Passed {
+    pub(super) socket: OwnedFd,
+    pub(super) tie: Tie,
+    pub(super) peer: SocketName,
 }
 
 /// How a handover ended.
@@ -66,6 +84,11 @@ impl Link {
         Arc::clone(&self.handover_room).acquire_owned().await
     }
 
+    /// As [`handover_room`](Self::handover_room), at once or not at all.
+    pub(super) fn handover_room_now(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.handover_room).try_acquire_owned().ok()
+    }
+
     /// Why nothing can be handed over now, if so.
     pub(crate) fn handover_refusal(&self) -> Option<ReturnReason> {
         let draining = self.state().step().is_some();
@@ -79,16 +102,39 @@ impl Link {
     /// Sends a connection to the master, or as soon as the channel has room. The outcome always comes, unless it is not
     /// waited for.
     pub(crate) fn hand_over(self: &Arc<Self>, given: Given, room: OwnedSemaphorePermit) -> oneshot::Receiver<Outcome> {
+        let (answer, answered) = oneshot::channel();
+        self.give(given, Giver::Application(answer), room);
+        answered
+    }
+
+    /// Passes on what was accepted for another worker. If it comes back, `accept` of this listener gets it.
+    pub(super) fn pass_on(self: &Arc<Self>, passed: Passed, inbox: &Weak<Inbox>, room: OwnedSemaphorePermit) {
+        let Passed { socket, tie, peer } = passed;
+        // This worker's drain need not wait for its first read.
+        tie.was_read();
+        let giver = Giver::Nobody { inbox: Weak::clone(inbox), peer: peer.clone() };
+        self.give(Given { socket, tie, peer, parcel: Parcel::Nothing, file: None }, giver, room);
+    }
+
+    /// Passes on once more what came back and nobody has accepted: this worker accepts no more. Without room it ends.
+    pub(super) fn pass_on_returned(self: &Arc<Self>, inbox: &Inbox) {
+        while let Some((returned, peer)) = inbox.pop_returned() {
+            if let Some(room) = self.handover_room_now() {
+                let (socket, tie) = returned.into_parts();
+                self.pass_on(Passed { socket, tie, peer }, &Weak::new(), room);
+            }
+        }
+    }
+
+    fn give(self: &Arc<Self>, given: Given, giver: Giver, room: OwnedSemaphorePermit) {
         self.drive_if_possible();
         let Given { socket, tie, peer, parcel, file } = given;
-        let (answer, answered) = oneshot::channel();
-        let under_way = UnderWay { tie, answer, _room: room };
+        let under_way = UnderWay { tie, giver, _room: room };
         let mut desk = self.desk();
         // Looked at under the desk's lock, which whoever empties the table takes after the end.
         if self.ended.load(Ordering::Acquire) {
             drop(desk);
-            under_way.give_back(socket, ReturnReason::MasterLost);
-            return answered;
+            return under_way.give_back(socket, ReturnReason::MasterLost);
         }
         desk.last_handover += 1;
         let id = HandoverId(desk.last_handover);
@@ -99,7 +145,6 @@ impl Link {
         self.send_out(&mut desk, Outgoing { message, fds });
         drop(desk);
         self.return_unsent();
-        answered
     }
 
     /// Obeys `HandedOver`. `false`: nobody has handed this over.
@@ -166,16 +211,31 @@ impl UnderWay {
     // Not under the desk's lock: the tie takes it when it ends.
 
     fn give_back(self, socket: OwnedFd, reason: ReturnReason) {
-        let Self { mut tie, answer, _room } = self;
+        let Self { mut tie, giver, _room } = self;
         tie.passed();
-        // When nobody waits, dropping it ends the connection.
-        let _ = answer.send(Outcome::Returned(Returned(Some((socket, tie))), reason));
+        let link = Arc::clone(tie.link());
+        let returned = Returned(Some((socket, tie)));
+        match giver {
+            // When nobody waits, dropping it ends the connection.
+            Giver::Application(answer) => drop(answer.send(Outcome::Returned(returned, reason))),
+            Giver::Nobody { inbox, peer } => {
+                if let Some(inbox) = inbox.upgrade() {
+                    inbox.take_back(returned, peer);
+                    let state = *link.state();
+                    if state.step().is_some() && !state.takes_offers() {
+                        link.pass_on_returned(&inbox);
+                    }
+                }
+            }
+        }
     }
 
     fn end(self, outcome: Outcome) {
-        let Self { tie, answer, _room } = self;
-        // When nobody waits, nobody must know.
-        let _ = answer.send(outcome);
+        let Self { tie, giver, _room } = self;
+        if let Giver::Application(answer) = giver {
+            // When nobody waits, nobody must know.
+            let _ = answer.send(outcome);
+        }
         drop(tie);
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use super::ages::{Age, Ages};
 use super::handovers::{UnderWay, Unsent};
 use super::index::{Index, Indices};
+use super::line::Line;
 use super::orders::Orders;
 use super::port::{Inbox, Incoming, Port};
 use super::state::{Cause, Left, State, Step};
@@ -102,6 +103,8 @@ pub(super) struct Desk {
     pub(super) handovers: HashMap<HandoverId, UnderWay>,
     /// Handovers that the channel did not take; the driver gives them back.
     pub(super) unsent: Vec<Unsent>,
+    /// Where the worker waits at shared listeners, once it waits in line.
+    line: Option<Arc<Line>>,
 }
 
 /// A message that goes out, with its descriptors, which are closed once it is sent.
@@ -175,6 +178,16 @@ impl Link {
 
     pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The line of this process. The first call opens it.
+    pub(crate) fn line(&self) -> io::Result<Arc<Line>> {
+        let mut desk = self.desk();
+        let line = match &desk.line {
+            Some(line) => Arc::clone(line),
+            None => Arc::clone(desk.line.insert(Line::open()?)),
+        };
+        Ok(line)
     }
 
     // What the application asks for.
@@ -465,6 +478,13 @@ impl Link {
 
     pub(super) fn inboxes(&self) -> Vec<Arc<Inbox>> {
         self.desk().listeners.values().cloned().collect()
+    }
+
+    /// Looks at the shared listeners again: some other worker may have died with what it was called for.
+    pub(super) fn look_again(&self) {
+        for inbox in self.inboxes() {
+            inbox.copy.look_again();
+        }
     }
 
     /// Makes the watcher look at the state.

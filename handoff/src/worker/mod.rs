@@ -5,6 +5,7 @@
 //! - `handovers`: what was handed over and whose outcome is not known; `orders`: what `Drain` allows;
 //! - `driver`: the task that reads the channel; `watch`, `deadlines`: the thread that keeps time and sees the master go;
 //! - `port`, `copy`, `waiters`, `index`: one listener as the worker holds it;
+//! - `line`: how it waits at shared listeners, so that a connection wakes one worker;
 //! - `tie`: one connection in the worker's count; `ages`: which of them is the oldest; `activity`: which is in a request;
 //! - `tickets`: the keys of session tickets;
 //! - `process`: the one worker of this process, its signals and its end.
@@ -19,6 +20,7 @@ mod dispatch;
 mod driver;
 pub(crate) mod handovers;
 mod index;
+pub(crate) mod line;
 pub(crate) mod link;
 mod orders;
 pub(crate) mod port;

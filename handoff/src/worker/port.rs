@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::copy::Shared;
+use super::handovers::Returned;
 use super::index::Index;
 use super::link::Link;
 use super::waiters::Waiters;
 use crate::board::{OfferId, WorkerBoard};
 use crate::handover::{Load, State};
 use crate::id::ListenerId;
+use crate::message::Sharing;
 use crate::name::SocketName;
 
 /// The application's hold on one of the master's listeners. Dropping it tells the master that it is not used any more.
@@ -23,6 +25,7 @@ use crate::name::SocketName;
 pub(crate) struct Port {
     link: Arc<Link>,
     id: ListenerId,
+    sharing: Option<Sharing>,
     local: SocketName,
     inbox: Arc<Inbox>,
     _index: Index,
@@ -46,6 +49,8 @@ struct Queues {
     resumed: VecDeque<(Incoming, State)>,
     /// The states that the application knows, while it has a handle for them.
     versions: Option<RangeInclusive<u32>>,
+    /// For `accept`: what this process has accepted for others, and nobody could take.
+    returned: VecDeque<(Returned, SocketName)>,
     /// Whether the listener was dropped.
     closed: bool,
 }
@@ -60,8 +65,14 @@ pub(crate) struct Incoming {
 }
 
 impl Port {
-    pub(crate) fn new(link: Arc<Link>, id: ListenerId, local: SocketName, inbox: Arc<Inbox>, index: Index) -> Self {
-        Self { link, id, local, inbox, _index: index }
+    pub(crate) fn new(
+        link: Arc<Link>,
+        (id, sharing): (ListenerId, Option<Sharing>),
+        local: SocketName,
+        inbox: Arc<Inbox>,
+        index: Index,
+    ) -> Self {
+        Self { link, id, sharing, local, inbox, _index: index }
     }
 
     /// The worker that it belongs to.
@@ -82,6 +93,11 @@ impl Port {
     /// What comes in.
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
+    }
+
+    /// How the worker waits there, if the socket is shared.
+    pub(crate) fn sharing(&self) -> Option<Sharing> {
+        self.sharing
     }
 
     /// The listener's id.
@@ -125,6 +141,23 @@ impl Inbox {
         self.queues().resumed.pop_front()
     }
 
+    /// Keeps for `accept` what was accepted for others and came back. If the listener was dropped, the connection ends.
+    pub(super) fn take_back(&self, returned: Returned, peer: SocketName) {
+        let mut queues = self.queues();
+        if queues.closed {
+            drop(queues);
+            return drop(returned);
+        }
+        queues.returned.push_back((returned, peer));
+        drop(queues);
+        self.waiters.wake();
+    }
+
+    /// What has come back, oldest first.
+    pub(crate) fn pop_returned(&self) -> Option<(Returned, SocketName)> {
+        self.queues().returned.pop_front()
+    }
+
     /// Takes offers with states of these versions from now on. `false`: somebody does already.
     pub(crate) fn resume(&self, versions: RangeInclusive<u32>) -> bool {
         let mut queues = self.queues();
@@ -160,7 +193,13 @@ impl Inbox {
 
     /// Removes everything and takes nothing more.
     pub(super) fn close(&self) -> Vec<Incoming> {
-        self.queues().closed = true;
+        let returned = {
+            let mut queues = self.queues();
+            queues.closed = true;
+            std::mem::take(&mut queues.returned)
+        };
+        // They end now; not under the lock, for that may go as far as the state.
+        drop(returned);
         self.take_all()
     }
 

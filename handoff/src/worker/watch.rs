@@ -42,6 +42,7 @@ fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
         }
         if turn.beat {
             link.kick.notify_one();
+            link.look_again();
         }
         if turn.soften {
             link.soften();
@@ -88,13 +89,14 @@ fn watch(link: &Arc<Link>, leave: OwnedFd) -> Exit {
     }
 }
 
-fn until(next: Instant) -> Timespec {
+/// How long it is until then.
+pub(super) fn until(next: Instant) -> Timespec {
     let wait = next.saturating_duration_since(now());
     // A wait too long for the system is as good as any long one.
     Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a worker's time enters here and nowhere else")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }

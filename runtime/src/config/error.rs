@@ -217,7 +217,9 @@ pub(crate) enum Problem {
     OnlyEverport,
     #[error("--protocol listen-fds needs policy none: the program shares the listeners")]
     OnlyShared,
-    #[error("the master cannot hold back what the workers accept themselves: no listener may have policy none")]
+    #[error(
+        "the master cannot hold back what the workers accept themselves: no listener may have policy none or split"
+    )]
     OnlyOffered,
     #[error("of use only with max-connections")]
     NothingToShed,

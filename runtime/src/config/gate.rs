@@ -147,9 +147,9 @@ impl RawConfig {
     /// Only what the master offers can it hold back.
     fn max_connections(&self) -> Result<Option<u64>, ConfigError> {
         let most = self.one(Setting::MaxConnections, read::number(1, i64::MAX))?;
-        let shared = |address: &super::ListenAddress| address.policy() == Some(Policy::None);
+        let shared = |address: &super::ListenAddress| address.policy().is_some_and(|policy| !policy.is_offered());
         match self.get(Setting::MaxConnections).last() {
-            Some(given) if self.policy()? == Policy::None || self.listen()?.iter().any(shared) => {
+            Some(given) if !self.policy()?.is_offered() || self.listen()?.iter().any(shared) => {
                 Err(ConfigError::wrong_value(Setting::MaxConnections, given, Problem::OnlyOffered))
             }
             _ => Ok(most),
@@ -171,7 +171,10 @@ impl RawConfig {
         let policy = self.sure(Setting::Policy, read::word)?;
         match (self.sure(Setting::Protocol, read::word)?, self.get(Setting::Policy).last()) {
             (Protocol::ListenFds, _)
-                if self.listen()?.iter().any(|address| address.policy().is_some_and(Policy::is_offered)) =>
+                if self
+                    .listen()?
+                    .iter()
+                    .any(|address| address.policy().is_some_and(|policy| policy != Policy::None)) =>
             {
                 let given = self.get(Setting::Listen);
                 Err(ConfigError::wrong_value(Setting::Listen, &given[0], Problem::OnlyShared))

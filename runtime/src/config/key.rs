@@ -219,7 +219,7 @@ pub(crate) const KEYS: [Key; 43] = {
             "policy",
             (Kind::Text, "P"),
             Value("rr"),
-            "How connections are spread over the workers: rr, none, least, p2c or hash",
+            "How connections are spread over the workers: rr, none, least, p2c, hash or split",
         ),
         key(
             S::MaxConnections,

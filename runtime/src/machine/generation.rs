@@ -310,5 +310,6 @@ impl Machine {
     pub(super) fn close(&mut self, listener: ListenerId, actions: &mut Vec<Action>) {
         actions.push(Action::CloseListener { listener });
         self.scheduler.close(listener, actions);
+        self.split.close(listener);
     }
 }

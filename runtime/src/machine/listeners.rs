@@ -115,6 +115,15 @@ impl Listeners {
         self.held.iter().filter(|(_, listener)| of_interest(listener)).map(|(id, _)| *id).collect()
     }
 
+    /// The workers that use this listener, by age.
+    pub(super) fn users(&self, listener: ListenerId) -> impl Iterator<Item = WorkerId> {
+        self.held.get(&listener).into_iter().flat_map(|held| held.users.iter().copied())
+    }
+
+    pub(super) fn is_user(&self, worker: WorkerId, listener: ListenerId) -> bool {
+        self.held.get(&listener).is_some_and(|held| held.users.contains(&worker))
+    }
+
     /// The listeners that this worker uses.
     pub(super) fn used_by(&self, worker: WorkerId) -> Vec<ListenerId> {
         self.held.iter().filter(|(_, listener)| listener.users.contains(&worker)).map(|(id, _)| *id).collect()

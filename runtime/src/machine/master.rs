@@ -13,6 +13,7 @@ use super::orders::{Flow, MAX_WEIGHT};
 use super::recycling::Measuring;
 use super::rotation::Rotation;
 use super::scheduler::{Given, Scheduler};
+use super::split::Split;
 use super::supervision::Supervision;
 use super::watchdog::Watchdog;
 use super::{
@@ -35,6 +36,7 @@ pub(crate) struct Machine {
     pub(super) supervision: Supervision,
     pub(super) listeners: Listeners,
     pub(super) scheduler: Scheduler,
+    pub(super) split: Split,
     /// What the last reload has left to clear.
     pub(super) clearing: Option<Clearing>,
     pub(super) flow: Flow,
@@ -63,6 +65,7 @@ impl Machine {
             supervision: Supervision::new(settings),
             listeners: Listeners::default(),
             scheduler: Scheduler::new(settings),
+            split: Split::default(),
             clearing: None,
             flow: Flow::Open,
             watchdog: Watchdog::new(settings.care.hang_timeout),
@@ -198,6 +201,7 @@ impl Machine {
         if changed {
             self.adjust(now, actions);
             self.recycle(now, actions);
+            self.arrange_sockets(actions);
             self.scheduler.run(now, actions);
             let course = match &self.course {
                 Course::Reloading(reload) => reload.deadline(),
@@ -224,7 +228,8 @@ impl Machine {
                 self.scheduler.accepted(listener, connection, key, actions);
             }
             Event::HandedOver { worker, handover, listener, connection, key } => {
-                self.scheduler.handed_over(Given { by: worker, handover }, listener, connection, key, actions);
+                let given = Given { by: worker, handover };
+                self.scheduler.handed_over(given, listener, connection, key, now, actions);
             }
             Event::AcceptExhausted => self.scheduler.exhausted(now),
             Event::Settled { worker, connection, how } => {
@@ -284,7 +289,9 @@ impl Machine {
                     self.listeners.name(listener, generation);
                 }
                 self.scheduler.open(listener, spread);
+                self.split.open(listener, spread);
             }
+            Event::SocketsAdded { listener, sockets } => self.split.grown(listener, sockets),
             Event::ListenAsked { worker, request, listener } => self.listen_asked(worker, request, listener, actions),
             Event::Looked { listener, awaited } => self.looked(listener, awaited, now),
             Event::ListenerClosed { worker, listener } => self.listener_closed(worker, listener, actions),

@@ -15,6 +15,7 @@
 //! - `rotation`: when the keys of session tickets change, and who gets them;
 //! - `evidence`: when a program that knows nothing of Everport is ready;
 //! - `orders`: scaling, and the pause;
+//! - `split`: who accepts from which socket of a listener that has one for every slot;
 //! - `listeners`: which slot of which generation uses which listener, and when nobody does any more.
 //!
 //! Architecture Invariant: nothing here knows a descriptor, a pid, a clock, a path or tokio. Time comes in as `now`.
@@ -34,6 +35,7 @@ mod reload;
 mod rotation;
 mod scheduler;
 mod slots;
+mod split;
 mod supervision;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,7 @@ mod watchdog;
 use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
+use everport_handoff::message::Sharing;
 
 pub(crate) use self::budget::Delay;
 pub(crate) use self::evidence::{Evidence, Proof, Rule, View};
@@ -76,6 +79,8 @@ pub(crate) enum Spread {
     Offered,
     /// The workers hold the socket themselves: policy `none`, and UDP in every policy.
     Shared,
+    /// Each worker holds a socket of its slot: policy `split`.
+    Split,
 }
 
 /// How the master spreads the connections that it offers.
@@ -174,7 +179,9 @@ pub(crate) enum Event {
     ListenAsked { worker: WorkerId, request: RequestId, listener: ListenerId },
     /// When it is known whether somebody waits at a listener, as `Action::Look` asked.
     Looked { listener: ListenerId, awaited: bool },
-    /// When a worker closed its side of a listener.
+    /// When a listener that is split has so many sockets: those of the slots below this. `AnswerListen` adds what is missing.
+    SocketsAdded { listener: ListenerId, sockets: u32 },
+    /// When a worker closed its side of a listener; or could not get it.
     ListenerClosed { worker: WorkerId, listener: ListenerId },
 
     /// When it is known how many connections each worker has, as `Machine::wants_loads` asked.
@@ -230,10 +237,17 @@ pub(crate) enum Action {
     /// after `SpawnFailed`.
     Forget { worker: WorkerId },
 
-    /// Answer a worker's `Listen`: the listener is its to use.
-    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// Answer a worker's `Listen`: the listener is its to use; or, if it is split, the socket of its slot. Answered by
+    /// `ListenerClosed` if it cannot be had.
+    AnswerListen { worker: WorkerId, request: RequestId, listener: ListenerId, sharing: Sharing },
     /// Answer a worker's `Listen` with `EADDRINUSE`: it has this listener already.
     RefuseListen { worker: WorkerId, request: RequestId, listener: ListenerId },
+    /// Give a worker the socket of this slot too, to accept from it.
+    Lend { worker: WorkerId, listener: ListenerId, slot: Slot },
+    /// Tell a worker to close its copy of such a socket.
+    TakeBack { worker: WorkerId, listener: ListenerId, slot: Slot },
+    /// Spread new connections over the sockets of so many slots from the first one on.
+    Steer { listener: ListenerId, over: u32 },
     /// Let nobody new in at a listener. Whoever waits there is accepted yet.
     ShutOut { listener: ListenerId },
     /// Let everybody in again.

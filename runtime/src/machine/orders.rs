@@ -28,9 +28,9 @@ pub(super) enum Flow {
     Paused,
 }
 
-/// How long a worker that an operator wants killed may hand over what it has: as long as one that works well needs for
-/// thousands of connections.
-pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
+/// How long a worker that an operator wants killed may hand over and finish what it has: as long as a hung one has between
+/// `ABRT` and `KILL`. Who cannot wait asks once more.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(5);
 
 impl Machine {
     /// Somebody wants the end of this worker. One that serves hands over first what it can.

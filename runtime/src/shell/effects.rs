@@ -1,13 +1,12 @@
 //! From actions to the outside world.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use everport_handoff::board;
 use everport_handoff::bootstrap::{self, Identity};
 use everport_handoff::id::{ListenerId, WorkerId};
-use everport_handoff::message::{ListenFailure, Listening, ToWorker};
+use everport_handoff::message::{ListenFailure, Listening, Sharing, ToWorker};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
 
@@ -17,7 +16,7 @@ use super::poller::Source;
 use super::records::Ended;
 use super::{Shell, clock, records};
 use crate::config::Protocol;
-use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled, Spread};
+use crate::machine::{Action, ConnectionId, Event, KillReason, Outcome, RequestId, Settled};
 
 impl Shell {
     /// Does what the machine says.
@@ -37,7 +36,9 @@ impl Shell {
                 self.foreigners.forget(worker);
                 self.drop_pins();
             }
-            Action::AnswerListen { worker, request, listener } => self.answer_listen(worker, request, listener),
+            Action::AnswerListen { worker, request, listener, sharing } => {
+                self.answer_listen(worker, request, listener, sharing);
+            }
             Action::RefuseListen { worker, request, listener } => self.refuse_listen(worker, request, listener),
             Action::ShutOut { listener } => self.shut_out(listener),
             Action::LetIn { listener } => self.let_in(listener),
@@ -45,6 +46,11 @@ impl Shell {
             Action::CloseListener { listener } => self.close_listener(listener),
             Action::StartAccepting { listener } => self.accept_from(listener, true),
             Action::StopAccepting { listener } => self.accept_from(listener, false),
+            Action::Lend { worker, listener, slot } => self.lend(worker, listener, slot),
+            Action::TakeBack { worker, listener, slot } => {
+                self.order(worker, ToWorker::Unshare { listener, socket: slot.0 }.into());
+            }
+            Action::Steer { listener, over } => self.steer(listener, over),
             Action::Offer { worker, connection } => self.offer(worker, connection),
             Action::Revoke { worker, connection } => self.revoke(worker, connection),
             Action::AskBeat { worker } => self.ask_beat(worker),
@@ -97,9 +103,8 @@ impl Shell {
     fn drain(&mut self, worker: WorkerId, deadline: Instant, successor: bool) {
         if let Some(link) = self.links.get_mut(&worker) {
             link.active_at_drain = Some(link.figures().active);
-            let config = &self.plans.of(link.identity.generation).config;
-            // Whoever has less time than usual needs some after the soft deadline, too.
-            let grace = config.drain_grace.min(deadline.saturating_duration_since(clock::now()) / 2);
+            let time = deadline.saturating_duration_since(clock::now());
+            let grace = self.plans.of(link.identity.generation).grace(time);
             self.order(worker, ToWorker::Drain { successor, grace }.into());
         }
         self.drain_foreign(worker);
@@ -341,16 +346,20 @@ impl Shell {
         self.listeners.close(listener);
     }
 
-    fn answer_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId) {
+    fn answer_listen(&mut self, worker: WorkerId, request: RequestId, listener: ListenerId, sharing: Sharing) {
+        let Some(slot) = self.links.get(&worker).map(|link| link.identity.slot) else { return };
+        let copy = self.socket_for(listener, slot);
         let Some(held) = self.listeners.get(listener) else { return };
-        let shared = held.spread == Spread::Shared;
-        let copy = if shared { held.bound.as_fd().try_clone_to_owned().map(Some) } else { Ok(None) };
         let (answer, fd) = match copy {
-            Ok(fd) => (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd),
-            Err(error) => (
-                Err(ListenFailure { errno: error.raw_os_error(), reason: format!("copy the listener: {error}") }),
-                None,
-            ),
+            Ok(fd) => {
+                let shared = fd.is_some().then_some(sharing);
+                (Ok(Listening { listener, local: held.bound.local().clone(), shared }), fd)
+            }
+            Err(error) => {
+                let reason = format!("give {} to a worker of slot {slot}: {error}", held.key);
+                self.note(Event::ListenerClosed { worker, listener });
+                (Err(ListenFailure { errno: error.raw_os_error(), reason }), None)
+            }
         };
         let order = Order {
             message: ToWorker::Listening { request: request.0, answer },

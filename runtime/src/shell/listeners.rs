@@ -96,12 +96,17 @@ impl Listeners {
         index: u32,
         default: Policy,
     ) -> Result<ListenerId, BindError> {
-        let bound = socket::bind(address, self.inherited)?;
-        let policy = match bound.kind() {
-            Kind::Tcp | Kind::Unix => address.policy().unwrap_or(default),
-            Kind::Udp => Policy::None,
+        let wanted = address.policy().unwrap_or(default);
+        let bound = match wanted {
+            Policy::Split if address.kind() != Some(Kind::Udp) => socket::bind_group(address)?,
+            _ => socket::bind(address, self.inherited)?,
         };
-        let spread = if policy.is_offered() { Spread::Offered } else { Spread::Shared };
+        let policy = if bound.kind() == Kind::Udp { Policy::None } else { wanted };
+        let spread = match policy {
+            Policy::Split => Spread::Split,
+            policy if policy.is_offered() => Spread::Offered,
+            _ => Spread::Shared,
+        };
         self.last += 1;
         let id = ListenerId(self.last);
         let key = bound.address().key(index);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use everport_handoff::board;
 use everport_handoff::id::{Generation, ListenerId};
@@ -35,6 +36,14 @@ pub(super) struct Plan {
     pub(super) launcher: Launcher,
     /// The listeners that its settings name, in their order.
     pub(super) configured: Vec<ListenerId>,
+}
+
+impl Plan {
+    /// How long after the begin of a drain that may take so long its soft deadline is. Whoever has less time than usual
+    /// needs some after that, too.
+    pub(super) fn grace(&self, time: Duration) -> Duration {
+        self.config.drain_grace.min(time / 2)
+    }
 }
 
 /// The plans of the generations that workers may yet be started for.

@@ -357,8 +357,10 @@ impl Shell {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
         }
         let policy = plan.config.policy;
-        if plan.config.max_connections.is_some() && address.policy() == Some(Policy::None) {
-            return Err(refuse(format!("bind {address}: max_connections holds for no listener with policy none")));
+        if plan.config.max_connections.is_some() && address.policy().is_some_and(|policy| !policy.is_offered()) {
+            return Err(refuse(format!(
+                "bind {address}: max_connections holds for no listener with policy none or split"
+            )));
         }
         let bound = self.listeners.bind(&address, index, policy);
         let listener =

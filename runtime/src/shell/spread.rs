@@ -1,10 +1,15 @@
 //! How connections are spread over the workers, as far as the outside has a say in it: policies of listeners, weights of
 //! slots, and the figures by which the machine decides.
 
-use everport_handoff::id::{ListenerId, Slot, WorkerId};
-use everport_handoff::socket::Kind;
-use tracing::{info, warn};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
+use everport_handoff::id::{ListenerId, Slot, WorkerId};
+use everport_handoff::message::ToWorker;
+use everport_handoff::socket::Kind;
+use tracing::{debug, error, info, warn};
+
+use super::link::{Cargo, Order};
 use super::listeners::Listener;
 use super::{Shell, clock};
 use crate::config::Policy;
@@ -42,7 +47,7 @@ impl Shell {
             Some(OfferedPolicy::Least) => Policy::Least,
             Some(OfferedPolicy::TwoChoices) => Policy::TwoChoices,
             Some(OfferedPolicy::Hash) => Policy::Hash,
-            None => Policy::None,
+            None => self.listeners.get(listener).map_or(Policy::None, |held| held.policy),
         }
     }
 
@@ -72,6 +77,50 @@ impl Shell {
         if let Some(held) = listener.and_then(|listener| self.listeners.get_mut(listener)) {
             held.shed += 1;
             self.records.shed(&held.key);
+        }
+    }
+
+    /// A worker has the socket of one more slot, or has it no longer.
+    pub(super) fn lend(&mut self, worker: WorkerId, listener: ListenerId, slot: Slot) {
+        let Some(held) = self.listeners.get(listener) else { return };
+        let Some(socket) = held.bound.sockets().nth(slot.0 as usize) else { return };
+        match socket.try_clone_to_owned() {
+            Ok(copy) => {
+                let message = ToWorker::Share { listener, socket: slot.0 };
+                self.order(worker, Order { message, cargo: Cargo::Descriptor(copy) });
+            }
+            Err(error) => {
+                error!(listener = held.key, %slot, %error, "socket not lent; its clients wait for its worker")
+            }
+        }
+    }
+
+    /// The socket that a worker of this slot gets: that of the listener, or if that is split, of the slot. Sockets that are
+    /// missing are added.
+    pub(super) fn socket_for(&mut self, listener: ListenerId, slot: Slot) -> io::Result<Option<OwnedFd>> {
+        let Some(held) = self.listeners.get_mut(listener) else { return Ok(None) };
+        let socket = match held.spread {
+            Spread::Offered => return Ok(None),
+            Spread::Shared => held.bound.as_fd().try_clone_to_owned(),
+            Spread::Split => {
+                let index = slot.0 as usize;
+                let grown = held.bound.grow(index + 1);
+                let copy = held.bound.sockets().nth(index).map(|socket| socket.try_clone_to_owned());
+                // As many as there are by now, also if not all could be added.
+                let sockets = u32::try_from(held.bound.sockets().count()).unwrap_or(u32::MAX);
+                self.note(Event::SocketsAdded { listener, sockets });
+                grown.and_then(|()| copy.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())))
+            }
+        };
+        socket.map(Some)
+    }
+
+    /// Spreads new connections over the sockets of the first slots.
+    pub(super) fn steer(&mut self, listener: ListenerId, over: u32) {
+        let Some(held) = self.listeners.get(listener) else { return };
+        match held.bound.steer(over) {
+            Ok(()) => debug!(listener = held.key, over, "listener steered"),
+            Err(error) => error!(listener = held.key, over, %error, "listener not steered"),
         }
     }
 

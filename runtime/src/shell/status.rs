@@ -154,8 +154,8 @@ impl Shell {
     fn soft_deadline(&self, view: WorkerView) -> Option<Instant> {
         match view.state {
             machine::WorkerState::Draining { since, deadline } => {
-                let grace = self.plans.of(view.generation).config.drain_grace;
-                Some(since + grace.min(deadline.saturating_duration_since(since) / 2))
+                let time = deadline.saturating_duration_since(since);
+                Some(since + self.plans.of(view.generation).grace(time))
             }
             _ => None,
         }

@@ -116,7 +116,7 @@ async fn a_shared_listener_whose_descriptor_did_not_arrive_is_an_error_and_given
     let answer = async {
         let ToMaster::Listen { request, .. } = master.hear().await else { panic!("not a Listen") };
         let local = SocketName::Inet(([127, 0, 0, 1], 80).into());
-        let answer = Ok(Listening { listener: ListenerId(1), local, shared: true });
+        let answer = Ok(Listening { listener: ListenerId(1), local, shared: Some(Sharing::Together) });
         master.say(&ToWorker::Listening { request, answer }, &[]);
     };
     let (bound, ()) = tokio::join!(TcpListener::bind_by(&link, &address), answer);
@@ -221,7 +221,7 @@ fn the_driver_moves_to_the_next_runtime() {
                     Ok(received) => {
                         let ToMaster::Listen { request, .. } = received.message else { panic!("not a Listen") };
                         let local = SocketName::Inet(([127, 0, 0, 1], 1).into());
-                        let answer = Ok(Listening { listener: ListenerId(2), local, shared: false });
+                        let answer = Ok(Listening { listener: ListenerId(2), local, shared: None });
                         return channel.send(&ToWorker::Listening { request, answer }, &[]).unwrap();
                     }
                     Err(_) => tokio::task::yield_now().await,

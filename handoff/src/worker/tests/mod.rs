@@ -3,6 +3,7 @@
 mod binding;
 mod draining;
 mod handover;
+mod line;
 mod lost;
 mod offers;
 mod parcels;
@@ -32,7 +33,7 @@ use crate::bootstrap::Identity;
 use crate::channel::{Channel, ReceiveError, Received};
 use crate::id::{Generation, ListenerId, Slot, WorkerId};
 use crate::message::{
-    HandoverId, HandoverOutcome, ListenFailure, Listening, NEWEST, Offer, Parcel, ToMaster, ToWorker,
+    HandoverId, HandoverOutcome, ListenFailure, Listening, NEWEST, Offer, Parcel, Sharing, ToMaster, ToWorker,
 };
 use crate::name::SocketName;
 use crate::net::TcpListener;
@@ -130,13 +131,18 @@ impl Master {
 
     /// Hears a `Listen` and answers it.
     async fn answer(&self, listener: u32, shared: Option<BorrowedFd<'_>>) -> (String, u32) {
+        self.answer_as(listener, shared.map(|socket| (Sharing::Together, socket))).await
+    }
+
+    async fn answer_as(&self, listener: u32, shared: Option<(Sharing, BorrowedFd<'_>)>) -> (String, u32) {
+        let (sharing, socket) = shared.unzip();
         let ToMaster::Listen { request, address, index } = self.hear().await else { panic!("not a Listen") };
         let answer = Listening {
             listener: ListenerId(listener),
             local: SocketName::Inet(([127, 0, 0, 1], 8000).into()),
-            shared: shared.is_some(),
+            shared: sharing,
         };
-        self.say(&ToWorker::Listening { request, answer: Ok(answer) }, shared.as_slice());
+        self.say(&ToWorker::Listening { request, answer: Ok(answer) }, socket.as_slice());
         (address, index)
     }
 

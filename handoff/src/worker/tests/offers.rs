@@ -145,7 +145,7 @@ async fn each_listener_has_its_own_offers() {
     let (second, _) = tokio::join!(UnixListener::bind_by(&link, &address), async {
         let ToMaster::Listen { request, .. } = master.hear().await else { panic!("not a Listen") };
         let local = SocketName::Path("/run/app.sock".into());
-        let answer = Ok(Listening { listener: ListenerId(2), local, shared: false });
+        let answer = Ok(Listening { listener: ListenerId(2), local, shared: None });
         master.say(&ToWorker::Listening { request, answer }, &[]);
     });
     let second = second.unwrap();

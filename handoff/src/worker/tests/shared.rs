@@ -156,3 +156,92 @@ async fn what_is_accepted_from_a_shared_listener_can_be_handed_over() {
     moving.await.unwrap().unwrap();
     assert_eq!(master.board.figures().active, 0);
 }
+
+/// A socket with a queue of its own, to be lent to a worker.
+fn spare() -> StdListener {
+    let spare = StdListener::bind("127.0.0.1:0").unwrap();
+    spare.set_nonblocking(true).unwrap();
+    spare
+}
+
+const LISTENER: ListenerId = ListenerId(1);
+
+#[tokio::test]
+async fn a_waiting_accept_takes_from_a_socket_that_is_lent_until_it_is_taken_back() {
+    let (mut master, _link, listener, own) = sharing().await;
+    let (first, second) = (spare(), spare());
+    let waiting = StdStream::connect(first.local_addr().unwrap()).unwrap();
+    let (accepted, mut peers) = tokio::sync::mpsc::channel(2);
+    let task = tokio::spawn(async move {
+        for _ in 0..4 {
+            accepted.send(listener.accept().await.unwrap().1).await.unwrap();
+        }
+        for _ in 0..2 {
+            let polled = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            accepted.send(polled.1).await.unwrap();
+        }
+        listener
+    });
+    assert_eq!(master.hear().await, ToMaster::Ready);
+    master.say(&ToWorker::Share { listener: LISTENER, socket: 1 }, &[first.as_fd()]);
+    master.sync().await;
+    assert!(peers.try_recv().is_err(), "the worker is not active");
+    master.say(&ToWorker::Activate, &[]);
+    assert_eq!(peers.recv().await.unwrap(), waiting.local_addr().unwrap());
+    master.say(&ToWorker::Share { listener: LISTENER, socket: 2 }, &[second.as_fd()]);
+    for socket in [&second, &own, &first, &second, &own] {
+        let client = StdStream::connect(socket.local_addr().unwrap()).unwrap();
+        assert_eq!(peers.recv().await.unwrap(), client.local_addr().unwrap());
+    }
+    let listener = task.await.unwrap();
+    master.say(&ToWorker::Unshare { listener: LISTENER, socket: 1 }, &[]);
+    master.sync().await;
+    let kept = StdStream::connect(first.local_addr().unwrap()).unwrap();
+    let served = StdStream::connect(second.local_addr().unwrap()).unwrap();
+    assert_eq!(listener.accept().await.unwrap().1, served.local_addr().unwrap());
+    assert!(pends(listener.accept()));
+    assert_eq!(first.accept().unwrap().1, kept.local_addr().unwrap(), "who waits there waits for another worker");
+}
+
+#[tokio::test]
+async fn no_socket_among_several_waits_for_ever_behind_a_busy_one() {
+    let (mut master, _link, listener, own) = sharing().await;
+    let lent = spare();
+    assert!(pends(listener.accept()));
+    assert_eq!(master.hear().await, ToMaster::Ready);
+    master.say(&ToWorker::Share { listener: LISTENER, socket: 1 }, &[lent.as_fd()]);
+    master.say(&ToWorker::Activate, &[]);
+    let connect = |socket: &StdListener| StdStream::connect(socket.local_addr().unwrap()).unwrap();
+    let _busy: Vec<_> = (0..8).map(|_| connect(&own)).collect();
+    let patient = connect(&lent);
+    // By this it is registered; then the runtime hears of the client there.
+    let mut peers = vec![listener.accept().await.unwrap().1];
+    master.sync().await;
+    for _ in 0..2 {
+        peers.push(listener.accept().await.unwrap().1);
+    }
+    assert!(peers.contains(&patient.local_addr().unwrap()));
+}
+
+#[tokio::test]
+async fn what_is_lent_is_closed_at_once_when_the_worker_drains_or_the_master_is_lost() {
+    for lost in [false, true] {
+        let (mut master, link, listener, _own) = sharing().await;
+        let lent = spare();
+        let address = lent.local_addr().unwrap();
+        assert!(pends(listener.accept()));
+        assert_eq!(master.hear().await, ToMaster::Ready);
+        master.say(&ToWorker::Share { listener: LISTENER, socket: 1 }, &[lent.as_fd()]);
+        master.say(&ToWorker::Activate, &[]);
+        master.sync().await;
+        assert!(pends(listener.accept()), "it is registered");
+        drop(lent);
+        if lost {
+            drop(master);
+            link.lose_master();
+        } else {
+            master.drain().await;
+        }
+        assert_eq!(StdStream::connect(address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{lost}");
+    }
+}

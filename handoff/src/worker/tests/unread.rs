@@ -115,7 +115,7 @@ async fn a_unix_stream_gives_them_as_well() {
     let (listener, ()) = tokio::join!(UnixListener::bind_by(&link, &address), async {
         let ToMaster::Listen { request, .. } = master.hear().await else { panic!("not a Listen") };
         let local = SocketName::Path("/run/app.sock".into());
-        let answer = Ok(Listening { listener: ListenerId(1), local, shared: false });
+        let answer = Ok(Listening { listener: ListenerId(1), local, shared: None });
         master.say(&ToWorker::Listening { request, answer }, &[]);
     });
     let listener = listener.unwrap();

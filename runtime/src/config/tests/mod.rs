@@ -255,13 +255,13 @@ fn a_wrong_variable_is_named_with_its_value_and_what_was_wanted() {
         ("EVERPORT_WORKERS", "99999999999999999999", "want a whole number from 1 to 1024"),
         (
             "EVERPORT_SCHED_POLICY",
-            "split",
-            "unknown policy, the known ones are rr, none (also called shared), least, p2c and hash",
+            "splits",
+            "unknown policy, the known ones are rr, none (also called shared), least, p2c, hash and split",
         ),
         (
             "EVERPORT_SCHED_POLICY",
             "RR",
-            "unknown policy, the known ones are rr, none (also called shared), least, p2c and hash",
+            "unknown policy, the known ones are rr, none (also called shared), least, p2c, hash and split",
         ),
         ("EVERPORT_CONTROL", &long, "the path has 108 bytes, but a socket's path can have only 107"),
         ("EVERPORT_DRAIN_TIMEOUT", "30", "the unit is missing, write for example 30s, 500ms or 1m 30s"),
@@ -321,7 +321,7 @@ fn a_wrong_value_names_the_flag_or_the_method_that_gave_it() {
             Setting::Policy,
             "",
             Source::Flag,
-            r#"invalid --policy "": unknown policy, the known ones are rr, none (also called shared), least, p2c and hash"#,
+            r#"invalid --policy "": unknown policy, the known ones are rr, none (also called shared), least, p2c, hash and split"#,
         ),
         (
             Setting::ReadyTimeout,

@@ -98,7 +98,11 @@ impl Scheduler {
     }
 
     pub(in crate::machine) fn set_weight(&mut self, slot: Slot, weight: u32) {
-        self.weights.insert(slot, weight);
+        match weight {
+            // Else boards would be read for its sake for ever.
+            WEIGHT => self.weights.remove(&slot),
+            _ => self.weights.insert(slot, weight),
+        };
         let of_slot = |(_, worker): &(&WorkerId, &Worker)| worker.slot == slot;
         let workers: Vec<_> = self.workers.iter().filter(of_slot).map(|(id, _)| *id).collect();
         for id in workers {
@@ -153,11 +157,13 @@ impl Scheduler {
         self.stir_all();
     }
 
-    /// Whether the loads must be read before connections of this listener are accepted.
+    /// Whether boards and loads must be read before connections of this listener are accepted: where the policy goes by
+    /// loads, and where weights are to be kept, for one that seems to lack credit gives its turn to another.
     pub(in crate::machine) fn wants_loads(&self, listener: ListenerId, now: Instant) -> bool {
         let is_stale = |read| now.saturating_duration_since(read) >= FRESH;
         let is_due = || self.loads.accepted >= self.workers.len() || self.loads.read.is_none_or(is_stale);
-        self.lanes.get(&listener).is_some_and(|lane| lane.roster.goes_by_load()) && is_due()
+        let matters = |lane: &Lane| lane.roster.goes_by_load() || !self.weights.is_empty();
+        self.lanes.get(&listener).is_some_and(matters) && is_due()
     }
 
     /// The workers have so many connections, each.

@@ -2,6 +2,7 @@
 
 use everport_handoff::id::{ListenerId, WorkerId};
 
+use super::super::lifecycle::LINE_FROM;
 use super::super::*;
 use super::world::{Mood, PORT, World};
 
@@ -25,7 +26,18 @@ fn worker_gets_a_listener_once() {
     assert!(world.did(&Action::RefuseListen { worker, request: RequestId(5), listener }));
     world.feed(Event::ListenerClosed { worker, listener });
     world.feed(Event::ListenAsked { worker, request: RequestId(6), listener });
-    assert!(world.did(&Action::AnswerListen { worker, request: RequestId(6), listener }));
+    assert!(world.did(&Action::AnswerListen { worker, request: RequestId(6), listener, sharing: Sharing::Together }));
+}
+
+#[test]
+fn many_workers_wait_in_line() {
+    for (workers, expected) in [(LINE_FROM - 1, Sharing::Together), (LINE_FROM, Sharing::InLine)] {
+        let mut world = World::serving_with(Settings { workers, ..World::settings() });
+        let (worker, request, listener) = (WorkerId(1), RequestId(7), ASKED);
+        world.bind(listener, Spread::Shared, false);
+        world.feed(Event::ListenAsked { worker, request, listener });
+        assert!(world.did(&Action::AnswerListen { worker, request, listener, sharing: expected }));
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod reload;
 mod respawn;
 mod rotation;
 mod simulation;
+mod split;
 mod states;
 mod stealing;
 mod stopping;

@@ -13,7 +13,7 @@ fn event(random: &mut Random) -> Event {
     let listener = ListenerId(random.below(4) as u32);
     let connection = ConnectionId(random.below(24));
     let reason = String::new();
-    match random.below(36) {
+    match random.below(37) {
         0 => Event::Started,
         1..=3 => Event::Deadline,
         4 => Event::ReloadAsked { ticket: Ticket(random.below(4)) },
@@ -26,7 +26,7 @@ fn event(random: &mut Random) -> Event {
         14 if random.below(4) == 0 => Event::WorkerBroke { worker, reason },
         15 => Event::WorkerExited { worker, exit: Exit::Code(0) },
         16 => {
-            let spread = if random.below(3) == 0 { Spread::Shared } else { Spread::Offered };
+            let spread = [Spread::Shared, Spread::Split, Spread::Offered][random.below(3) as usize];
             Event::ListenerBound { listener, spread, configured: random.below(2) == 0 }
         }
         17 => Event::ListenAsked { worker, request: RequestId(0), listener },
@@ -45,6 +45,7 @@ fn event(random: &mut Random) -> Event {
         29 => Event::Measured { worker, memory: Some(random.next()), taken: random.next() },
         30 => Event::RollbackAsked { ticket: Ticket(random.below(4)) },
         31 => Event::DrainingMeasured { bytes: random.below(1_000) },
+        35 => Event::SocketsAdded { listener, sockets: random.below(6) as u32 },
         34 => Event::TicketKeysWanted { worker },
         32 | 33 => Event::HandedOver { worker, handover: HandoverId(random.below(4)), listener, connection, key: None },
         _ => {

@@ -44,6 +44,10 @@ fn care(random: &mut Random) -> Care {
     }
 }
 
+fn any_spread(random: &mut Random) -> Spread {
+    [Spread::Shared, Spread::Split, Spread::Offered, Spread::Offered][random.below(4) as usize]
+}
+
 fn any_policy(random: &mut Random) -> OfferedPolicy {
     match random.below(4) {
         0 => OfferedPolicy::RoundRobin,
@@ -178,7 +182,7 @@ impl History {
         plan.settings.shed = self.random.one_in(2);
         for listener in [ListenerId(101), ListenerId(102)] {
             if plan.configured.remove(&listener).is_none() {
-                let spread = if self.random.one_in(3) { Spread::Shared } else { Spread::Offered };
+                let spread = any_spread(&mut self.random);
                 plan.configured.insert(listener, spread);
             }
         }
@@ -274,7 +278,7 @@ impl History {
         if self.listeners < 3 && self.random.one_in(3) {
             self.listeners += 1;
             let listener = ListenerId(1 + self.listeners);
-            let spread = if self.random.one_in(4) { Spread::Shared } else { Spread::Offered };
+            let spread = any_spread(&mut self.random);
             self.world.bind(listener, spread, false);
             self.world.listens(worker.0, listener);
         } else if self.world.is_open(listener) {

@@ -151,7 +151,7 @@ fn worker_that_asks_for_a_listener_while_it_drains_is_answered() {
     let (listener, worker, request) = (ListenerId(9), WorkerId(1), RequestId(4));
     world.bind(listener, Spread::Shared, false);
     world.feed(Event::ListenAsked { worker, request, listener });
-    assert!(world.did(&Action::AnswerListen { worker, request, listener }));
+    assert!(world.did(&Action::AnswerListen { worker, request, listener, sharing: Sharing::Together }));
     assert!(!world.is_open(listener), "the master's copy is closed");
 }
 

@@ -5,12 +5,14 @@ mod board;
 mod check;
 mod handover;
 mod shell;
+mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 
+use self::sockets::Group;
 use super::super::*;
 use super::respawn::Backoff;
 
@@ -116,6 +118,8 @@ struct Port {
     backlog: usize,
     /// When nobody new gets in.
     shut: bool,
+    /// When it is split.
+    group: Option<Group>,
 }
 
 /// The configuration, as a reload finds it.
@@ -275,7 +279,7 @@ impl World {
     }
 
     pub(super) fn bind(&mut self, listener: ListenerId, spread: Spread, configured: bool) {
-        self.ports.insert(listener, Port::default());
+        self.ports.insert(listener, Port::new(spread));
         self.feed(Event::ListenerBound { listener, spread, configured });
     }
 

@@ -39,6 +39,7 @@ impl World {
         self.check_owners();
         self.check_generations();
         self.check_pause();
+        self.check_sockets();
         let replaced = |id: &&WorkerId| self.state(id.0).is_some();
         let under_way = self.recycled.iter().filter(replaced).count();
         assert!(under_way <= self.settings.care.recycle_at_once as usize, "too many are recycled at a time");

@@ -170,11 +170,15 @@ impl World {
             Action::AnswerListen { worker, listener, .. } => {
                 assert!(!self.worker(worker.0).exited);
                 assert!(self.worker(worker.0).uses.insert(listener), "{worker:?} has {listener:?} twice");
+                self.add_sockets(worker, listener);
             }
             Action::RefuseListen { worker, listener, .. } => {
                 assert!(!self.worker(worker.0).exited);
                 assert!(self.worker(worker.0).uses.contains(&listener), "{worker:?} does not have {listener:?}");
             }
+            Action::Lend { worker, listener, slot } => self.lend(worker, listener, slot),
+            Action::TakeBack { worker, listener, slot } => self.take_back_socket(worker, listener, slot),
+            Action::Steer { listener, over } => self.steer(listener, over),
             Action::ShutOut { listener } => {
                 let port = self.ports.get_mut(&listener).expect("an open listener");
                 assert!(!std::mem::replace(&mut port.shut, true), "{listener:?} is shut twice");
@@ -288,7 +292,7 @@ impl World {
         let Plan { settings, configured, fails } = self.plan.clone();
         for (&listener, &spread) in &configured {
             if let Entry::Vacant(free) = self.ports.entry(listener) {
-                free.insert(Port::default());
+                free.insert(Port::new(spread));
                 self.events.push_back(Event::ListenerBound { listener, spread, configured: true });
             }
         }
