@@ -1,4 +1,4 @@
-//! The master's log is no chain on it: whoever reads it may stall or go.
+//! The master's log: who asked for what, and that it is no chain on the master, for whoever reads it may stall or go.
 
 use nix::sys::signal::Signal;
 
@@ -33,4 +33,15 @@ fn a_log_whose_reader_has_gone_does_not_end_the_master() {
     }
     assert_eq!(master.line().ask("echo still here"), "still here");
     master.stop();
+}
+
+#[test]
+fn the_log_says_in_words_who_asked_for_a_reload() {
+    let master = Setup::lines().start();
+    master.signal(Signal::SIGHUP);
+    let asked = format!(r#"asked_by="a signal of process {}, uid "#, std::process::id());
+    master.log.wait_for(&["reload asked", &asked]);
+    master.log.wait_for(&["generation drained"]);
+    master.settle(2);
+    master.check();
 }

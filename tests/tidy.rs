@@ -1,5 +1,6 @@
 //! Rules for the code itself, so that they hold without anybody watching.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -147,6 +148,41 @@ fn every_module_says_what_it_is() {
         .map(|source| source.path.display().to_string())
         .collect();
     assert!(silent.is_empty(), "files without a first sentence: {silent:#?}");
+}
+
+/// The modules that lie in a folder, without those of folders of their own, which have rows of their own.
+fn modules(folder: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join(folder)).expect("a folder of the code map");
+    let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file());
+    let stem = |path: PathBuf| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    files.map(stem).filter(|name| !["lib", "main", "mod", "tests"].contains(&name.as_str())).collect()
+}
+
+#[test]
+fn the_code_map_has_every_module_and_no_other() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page");
+    let rows: Vec<(&str, &str)> = architecture
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter(|(folder, _)| folder.contains("/src"))
+        .collect();
+    assert!(rows.len() > 10, "only {} folders are in the code map", rows.len());
+    for (folder, row) in &rows {
+        // Between two backticks stands a module; what is no name of one, such as `Config`, begins with a capital.
+        let named = row.split('`').skip(1).step_by(2).filter(|word| word.starts_with(|c: char| c.is_lowercase()));
+        // `unsafe` is the one other word in code there.
+        let named: BTreeSet<String> = named.filter(|word| *word != "unsafe").map(str::to_owned).collect();
+        assert_eq!(named, modules(folder), "{folder}: left what ARCHITECTURE.md says, right what is there");
+    }
+    for crate_root in ["handoff/src", "runtime/src"] {
+        for entry in fs::read_dir(root().join(crate_root)).expect("a crate").flatten() {
+            // A folder with a mod.rs is a module that no other row has.
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let folder = format!("{crate_root}/{name}");
+            let is_named = rows.iter().any(|(row, _)| *row == folder);
+            assert!(is_named || !path.join("mod.rs").exists(), "{folder} is not in the code map");
+        }
+    }
 }
 
 #[test]

@@ -34,8 +34,10 @@
 //! **A lost master** is the end of the channel: the worker gives up the shared sockets at once, takes what was offered,
 //! finishes what it has and leaves by a code of its own ([`worker`]).
 //!
-//! [`address`] and [`name`] are the text and the value of an address, [`socket`] binds, [`id`] names things, [`adapter`] fits
-//! the listeners into frameworks. [`tickets`] are the keys by which a TLS client resumes its session in any worker.
+//! [`address`] and [`name`] are the text and the value of an address, [`socket`] binds, [`policy`] says how connections are
+//! spread, [`id`] names things. [`adapter`] fits the listeners into frameworks, `serve` (feature `http`) serves HTTP on
+//! connections that move. [`tickets`] are the keys by which a TLS client resumes its session in any worker. [`listen_fds`] and
+//! [`privileges`] are what a worker's process is started with besides.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("everport runs on Linux (5.10 or newer) only: it is built on pidfd, memfd seals, eventfd and epoll");

@@ -1,8 +1,8 @@
 //! Everport keeps a port open for ever.
 //!
-//! A *master* holds the listening sockets and gives *workers* either the connections that it accepted (policy `rr`) or the
-//! listener itself (policy `none`). On `kill -HUP` it starts a new *generation* of workers and drains the old one, without
-//! closing the port. A connection that a worker did not take goes to another, whatever became of the worker.
+//! A *master* holds the listening sockets and gives *workers* either the connections that it accepted or the listener itself
+//! ([`Policy`]). On `kill -HUP` it starts a new *generation* of workers and drains the old one, without closing the port. A
+//! connection that a worker did not take goes to another, whatever became of the worker.
 //!
 //! One program is both: [`Builder::run`] makes the first process the master, which starts the same program again for each
 //! worker. In a worker, [`net`] has the listeners and streams, as tokio's of the same names.
@@ -31,6 +31,9 @@
 //!     })
 //! }
 //! ```
+//!
+//! For HTTP, `everport::serve` (feature `http`) moves the connections that clients keep open to the next worker, so that they notice nothing of a
+//! reload. [`handover`] does that for connections of other kinds, with a state of the application.
 //!
 //! Programs that do not embed Everport but use its listeners run under `everport run -- PROGRAM`. The signals, settings and
 //! exit codes are in the README, the design in ARCHITECTURE.md.

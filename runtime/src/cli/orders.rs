@@ -69,7 +69,8 @@ pub(super) enum Order {
         #[command(flatten)]
         control: ControlArguments,
     },
-    /// Kill one worker at once, with all that it serves. It is replaced as after a crash.
+    /// Kill one worker: it is replaced at once, as after a crash, and has a few seconds to hand over its connections and to
+    /// finish. Given twice, or to a worker that drains already, it kills at once.
     #[command(after_help = EXIT_CODES)]
     Kill {
         /// The worker's number, as `everport workers` shows it.
