@@ -44,7 +44,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub use self::app::{Accepted, App, form};
 pub use self::carrier::{Carrier, Plain};
@@ -52,6 +52,7 @@ pub use self::carrier::{Carrier, Plain};
 pub use self::tls::Tls;
 pub use self::upgrade::downcast;
 use crate::net::{ACCEPT_RETRY, Kind, Listener, Stream, is_the_clients};
+use connection::elapsed;
 use phase::{Drain, GRACE, Phase};
 
 /// Serves an application on a listener: an axum `Router`, what its `into_make_service` and
@@ -111,6 +112,7 @@ impl<K: Kind, A: App<K, Form>, Form: 'static, C: Carrier<K>> Serve<K, A, Form, C
         let mut over = pin!(phase::nothing_more_comes(link));
         let (phase, watching) = watch::channel(None);
         let mut signalled = false;
+        let mut retry = None;
         let drains = loop {
             tokio::select! {
                 biased;
@@ -124,12 +126,13 @@ impl<K: Kind, A: App<K, Form>, Form: 'static, C: Carrier<K>> Serve<K, A, Form, C
                         break false;
                     }
                 }
-                accepted = listener.accept() => match accepted {
+                () = elapsed(&mut retry), if retry.is_some() => retry = None,
+                accepted = listener.accept(), if retry.is_none() => match accepted {
                     Ok((stream, peer)) => begin(&mut app, &carrier, (stream, peer), watching.clone()).await,
                     Err(error) if is_the_clients(&error) => {}
                     Err(error) => {
                         tracing::debug!(%error, "accept");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
+                        retry = Some(Box::pin(sleep(ACCEPT_RETRY)));
                     }
                 },
             }

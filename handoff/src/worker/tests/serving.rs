@@ -188,3 +188,19 @@ async fn a_long_half_head_moves_whole() {
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut received).await.unwrap();
     assert!(Bytes::from(received) == head);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_the_pause_after_a_failed_accept() {
+    let (mut master, _server) = start().await;
+    let connection = Connection::new();
+    let offer = master.offer(1, &connection);
+    assert_eq!(master.moved(offer, Reading::Offered).await, Reading::Taken);
+    // A name that no client of this listener has stands for any reason why a connection cannot be accepted.
+    let socket = connection.server.as_fd().try_clone_to_owned().unwrap();
+    let offer = master.offer_moved(SocketName::Unnamed, Parcel::Nothing, &[socket]);
+    assert_eq!(master.moved(offer, Reading::Offered).await, Reading::Refused);
+    let start = tokio::time::Instant::now();
+    master.say_drain(true);
+    master.hear_handover().await;
+    assert!(start.elapsed() < crate::net::ACCEPT_RETRY, "{:?}", start.elapsed());
+}
