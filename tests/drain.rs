@@ -260,6 +260,25 @@ fn a_draining_worker_shows_what_it_waits_for_how_old_that_is_and_both_of_its_dea
 }
 
 #[test]
+fn what_the_connections_of_a_real_server_do_is_shown() {
+    let master = Setup::web().workers(1).start();
+    let address = master.address();
+    let mut idle = http::Connection::open(address).expect("the port is open");
+    assert!(idle.get("/").is_ok());
+    // One that has asked for nothing yet is idle too.
+    let _silent = http::Connection::open(address).expect("the port is open");
+    let busy = std::thread::spawn(move || http::get(address, "/slow?ms=600000"));
+    master.wait_until("each connection is shown for what it is", |status| {
+        let worker = &status.0["generations"][0]["workers"][0];
+        let figure = |name: &str| worker[name].as_u64();
+        let figures = ["active", "requests", "idle"].map(figure);
+        figures == [Some(3), Some(1), Some(2)] && figure("oldest_seconds") >= Some(1)
+    });
+    master.stop_now();
+    assert!(busy.join().expect("it ends").is_err(), "it was cut");
+}
+
+#[test]
 fn an_idle_connection_is_closed_at_the_soft_deadline_and_a_request_in_progress_finishes() {
     let master = Setup::lines().workers(1).drain_timeout("60s").set("EVERPORT_DRAIN_GRACE", "300ms").start();
     let [mut idle, mut busy, mut unknown] = [(); 3].map(|()| master.line());

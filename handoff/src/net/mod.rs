@@ -32,6 +32,7 @@
 #[cfg(any(feature = "axum", feature = "http"))]
 mod accepting;
 mod bind;
+mod eager;
 mod handover;
 mod kind;
 mod listener;

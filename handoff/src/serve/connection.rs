@@ -8,7 +8,7 @@
 //! ```
 //!
 //! *Leaving* is a connection that cannot move: its next response says `Connection: close`, or it is closed at a moment
-//! before the soft deadline at which it is idle. hyper's own graceful shutdown is not used here: it closes connections
+//! before the soft deadline at which it is idle; half a head is waited for until that deadline. hyper's own graceful shutdown is not used here: it closes connections
 //! whose next request is under way, and tells busy ones to close that could move.
 
 use std::error::Error;
@@ -147,6 +147,8 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
         loop {
             // A connection that can move does so as soon as it is idle, one that cannot when its moment has come.
             let when_idle = drain.is_some() && closing.as_ref().is_none_or(|closing| closing.is_elapsed());
+            // One that is closed early is not closed in the middle of a head, which is waited for until the deadline.
+            let spares_head = closing.is_some() && deadline.is_some();
             tokio::select! {
                 biased;
                 now = changed(phase) => {
@@ -154,7 +156,7 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
                     closing = self.leave_by(*drain);
                     deadline = Some(until(now));
                 }
-                turn = poll_fn(|cx| self.poll(cx, when_idle, head)) => match turn {
+                turn = poll_fn(|cx| self.poll(cx, when_idle, spares_head, head)) => match turn {
                     Turn::Head(present) => {
                         head = present;
                         head_time = head.map(|_| Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT)));
@@ -182,9 +184,9 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
         Some(Box::pin(sleep_until(drain.moment(Instant::now()))))
     }
 
-    /// Polls hyper until it waits. `when_idle`: the connection shall be taken out between two requests. `head`: whose time
-    /// is counted.
-    fn poll(&mut self, cx: &mut Context<'_>, when_idle: bool, head: Option<u64>) -> Poll<Turn> {
+    /// Polls hyper until it waits. `when_idle`: the connection shall be taken out between two requests; `spares_head`: but
+    /// not while a head is half there. `head`: whose time is counted.
+    fn poll(&mut self, cx: &mut Context<'_>, when_idle: bool, spares_head: bool, head: Option<u64>) -> Poll<Turn> {
         // hyper may say only at its next poll that it waits for another head.
         for _ in 0..2 {
             // First, so that a request that is there already is answered.
@@ -197,7 +199,7 @@ impl<I: Transport, S: HttpService> Http1<I, S> {
             if !when_idle || !self.pulse.is_unused() {
                 break;
             }
-            if self.pulse.is_idle() {
+            if self.pulse.is_idle() && !(spares_head && self.pulse.present_head().is_some()) {
                 return Poll::Ready(Turn::Idle);
             }
         }

@@ -44,16 +44,21 @@ pub(super) async fn serve<I: Transport, S: HttpService>(
         let deadline = drain.filter(|_| told && !overdue).map(|drain| drain.deadline);
         tokio::select! {
             biased;
-            () = poll_fn(|cx| poll(connection.as_mut(), cx, overdue && pulse.is_unused())) => break,
+            () = poll_fn(|cx| match poll(connection.as_mut(), cx) {
+                Poll::Pending if overdue && pulse.is_silent() => Poll::Ready(()),
+                polled => polled,
+            }) => break,
             begun = changed(&mut phase) => {
                 drain = Some(begun);
                 goaway.get_or_insert_with(self::goaway);
             }
             () = elapsed(&mut goaway), if !told => {
                 told = true;
+                pulse.told_to_go();
                 connection.as_mut().graceful_shutdown();
             }
-            // A client that does not answer has had its time; what it still asks for is finished.
+            // A client that does not answer has had its time. One that does ends by itself when its streams have: what is
+            // left of a response may wait in hyper for a client that reads slowly, and no request is in progress then.
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => overdue = true,
         }
     }
@@ -71,21 +76,13 @@ fn goaway() -> Pin<Box<Sleep>> {
     Box::pin(sleep_until(Instant::now() + random_part(GOAWAY_SPREAD)))
 }
 
-/// Polls hyper until the connection ends, or `unused`: nothing is in progress that it had to go on for.
-fn poll<E: Display>(
-    connection: Pin<&mut impl Future<Output = Result<(), E>>>,
-    cx: &mut Context<'_>,
-    unused: bool,
-) -> Poll<()> {
-    match connection.poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(()),
-        Poll::Ready(Err(error)) => {
+/// Polls hyper until the connection ends.
+fn poll<E: Display>(connection: Pin<&mut impl Future<Output = Result<(), E>>>, cx: &mut Context<'_>) -> Poll<()> {
+    connection.poll(cx).map(|ended| {
+        if let Err(error) = ended {
             tracing::trace!(%error, "connection ended");
-            Poll::Ready(())
         }
-        Poll::Pending if unused => Poll::Ready(()),
-        Poll::Pending => Poll::Pending,
-    }
+    })
 }
 
 /// An IO that comes back when hyper drops it: a connection of HTTP/2 cannot be taken apart.

@@ -17,6 +17,8 @@ pub(super) struct Pulse {
     heads: AtomicU64,
     /// Bytes came since hyper began to wait for a head.
     head_begun: AtomicBool,
+    /// Bytes came since the client was told to go away.
+    answered: AtomicBool,
     /// The head takes too long.
     head_overdue: AtomicBool,
     /// Something was written and not flushed.
@@ -42,6 +44,8 @@ impl Pulse {
     pub(super) fn head_awaited(&self) {
         self.heads.store(self.heads.load(Relaxed) + 1, Relaxed);
         self.head_begun.store(false, Relaxed);
+        // A head that was complete at the last moment leaves its lateness to nobody.
+        self.head_overdue.store(false, Relaxed);
         self.awaits_head.store(true, Relaxed);
     }
 
@@ -52,6 +56,12 @@ impl Pulse {
 
     pub(super) fn bytes_came(&self) {
         self.head_begun.store(true, Relaxed);
+        self.answered.store(true, Relaxed);
+    }
+
+    /// A client of HTTP/2 is told to go away now.
+    pub(super) fn told_to_go(&self) {
+        self.answered.store(false, Relaxed);
     }
 
     /// The number of the head that has begun and is not complete. A part that came together with the request before it is
@@ -99,6 +109,11 @@ impl Pulse {
         self.requests.load(Relaxed) == 0
     }
 
+    /// Whether a client of HTTP/2 that was told to go away has said nothing since, wants nothing, and has what was sent to it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_unused() && !self.answered.load(Relaxed) && !self.unflushed.load(Relaxed)
+    }
+
     /// Whether hyper could be taken apart now and nothing were lost but what its parts have: no request in progress, all
     /// that was written is flushed, and what was read and is no request yet is in the parts.
     pub(super) fn is_idle(&self) -> bool {
@@ -139,6 +154,19 @@ mod tests {
     use crate::board::{MasterBoard, WorkerBoard};
     use crate::channel::Channel;
     use crate::worker::link::Link;
+
+    #[test]
+    fn the_next_head_is_not_overdue_because_the_last_one_nearly_was() {
+        let pulse = Pulse::default();
+        pulse.head_awaited();
+        pulse.bytes_came();
+        pulse.end_of_head_time();
+        assert!(pulse.is_head_overdue());
+        // All of it came before anybody looked.
+        pulse.head_over();
+        pulse.head_awaited();
+        assert!(!pulse.is_head_overdue());
+    }
 
     #[test]
     fn the_master_is_told_of_requests_and_of_idle_connections() {

@@ -20,6 +20,7 @@ use super::linger::linger;
 use super::phase::{Phase, changed};
 use super::transport::{Outcome, Transport};
 use crate::net::{Kind, Stream};
+use crate::worker::Activity;
 
 /// How long a client may take from its connection to the end of the handshake: many times the slowest ordinary one, and
 /// short enough that connections which never say anything are not held for long.
@@ -112,6 +113,10 @@ impl<I: Transport> Transport for TlsStream<I> {
 
     async fn hand_over(self, unread: Bytes) -> Outcome<Self> {
         Outcome::Returned(self, unread)
+    }
+
+    fn activity(&self) -> Option<Activity> {
+        self.get_ref().0.activity()
     }
 }
 

@@ -228,7 +228,8 @@ impl Machine {
                 self.scheduler.accepted(listener, connection, key, actions);
             }
             Event::HandedOver { worker, handover, listener, connection, key } => {
-                self.scheduler.handed_over(Given { by: worker, handover }, listener, connection, key, actions);
+                let given = Given { by: worker, handover };
+                self.scheduler.handed_over(given, listener, connection, key, now, actions);
             }
             Event::AcceptExhausted => self.scheduler.exhausted(now),
             Event::Settled { worker, connection, how } => {

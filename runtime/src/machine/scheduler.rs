@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 use everport_handoff::id::{ListenerId, Slot, WorkerId};
 
 pub(super) use self::handover::Given;
+#[cfg(test)]
+pub(super) use self::handover::RETURN_AFTER;
 use self::lane::{Gate, Lane};
 use self::limit::Loads;
 use self::worker::{Channel, Pace, Seat, Standing, Word, Worker};
@@ -52,6 +54,9 @@ pub(super) struct Scheduler {
     overdue: BTreeSet<ConnectionId>,
     /// The connections in state `Held`, and until when.
     held: VecDeque<(Instant, ConnectionId)>,
+    /// The connections that were handed over, in that order, and until when each waits; those that have moved are dropped when
+    /// they come to the front.
+    moving: VecDeque<(Instant, ConnectionId, Given)>,
     /// When the wanted workers are asked for a beat again.
     ask_again: Option<Instant>,
     intake: Intake,
@@ -81,12 +86,15 @@ struct Connection {
     rounds: u8,
     /// Who handed it over, until it is taken.
     given: Option<Given>,
+    /// Whether it has waited for so long that it goes back.
+    is_recalled: bool,
 }
 
 impl Connection {
     fn new(listener: ListenerId, given: Option<Given>) -> Self {
         let state = State::Queued;
-        Self { listener, key: None, state, copies: 0, steals: 0, refused_by: Vec::new(), rounds: 0, given }
+        let refused_by = Vec::new();
+        Self { listener, key: None, state, copies: 0, steals: 0, refused_by, rounds: 0, given, is_recalled: false }
     }
 
     /// Whether this worker can be offered the connection: it is not the one that wants to be rid of it.
@@ -144,6 +152,7 @@ impl Scheduler {
             clock: VecDeque::new(),
             overdue: BTreeSet::new(),
             held: VecDeque::new(),
+            moving: VecDeque::new(),
             ask_again: None,
             weights: BTreeMap::new(),
             loads: Loads::default(),
@@ -301,7 +310,8 @@ impl Scheduler {
             Intake::Open { .. } | Intake::Closed => None,
         };
         let parked = self.lanes.values().filter_map(Lane::next_unpark).min();
-        [overdue, hold, intake, self.ask_again, parked].into_iter().flatten().min()
+        let recall = self.moving.front().map(|(until, ..)| *until);
+        [overdue, hold, intake, self.ask_again, parked, recall].into_iter().flatten().min()
     }
 }
 
@@ -330,6 +340,7 @@ impl Scheduler {
             self.enqueue(connection, actions);
         }
         self.find_overdue(now, actions);
+        self.recall_overdue(now, actions);
     }
 
     /// Carries out what the event made possible. Called at the end of every event.
@@ -350,6 +361,7 @@ impl Scheduler {
         {
             self.clock.pop_front();
         }
+        self.forget_moved();
     }
 }
 
@@ -379,6 +391,7 @@ impl Scheduler {
         let users = self.workers.values().filter(|worker| worker.serves(listener)).count();
         if let Some(lane) = self.lanes.get_mut(&listener) {
             lane.users = users;
+            lane.doubtful.extend(&lane.given);
             self.stirred.push(listener);
         }
     }

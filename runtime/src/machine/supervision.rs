@@ -112,6 +112,7 @@ impl Worker {
 
 /// How long a worker may live on after it closed its channel: a process that exits closes it a moment before its end.
 const SILENCE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Supervision {
     /// What each generation was started with.

@@ -259,7 +259,9 @@ impl Shell {
             None => Ok(false),
         };
         match staged {
-            Ok(true) => {}
+            Ok(true) => {
+                self.unsettled.insert(worker);
+            }
             Ok(false) => self.note(Event::OfferFailed { worker, connection }),
             Err(_) => {
                 self.note(Event::OfferFailed { worker, connection });

@@ -167,6 +167,10 @@ impl Shell {
         let undelivered = self.links.get_mut(&worker).map(|link| std::mem::take(&mut link.undelivered));
         for (id, connection) in undelivered.into_iter().flatten() {
             self.note(Event::ChannelClosed { worker });
+            // For the record of its exit.
+            if let Some(link) = self.links.get_mut(&worker) {
+                link.handovers.insert(id);
+            }
             let (listener, key) = (connection.listener, connection.key());
             let (handover, connection) = (HandoverId(id.0), self.connections.keep(connection));
             self.note(Event::HandedOver { worker, handover, listener, connection, key });

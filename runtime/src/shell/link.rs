@@ -348,8 +348,15 @@ impl Link {
 
     /// What the worker has done on its board since the last look.
     pub(crate) fn read_board(&mut self) -> Vec<(ConnectionId, Move)> {
-        let connections: Vec<_> = self.offers.keys().copied().collect();
-        connections.into_iter().filter_map(|connection| Some((connection, self.look(connection)?))).collect()
+        let has_moved = |placed: &Placed| self.board.read(placed.id) != placed.seen;
+        let moved = self.offers.iter().filter(|(_, placed)| has_moved(placed)).map(|(connection, _)| *connection);
+        let moved: Vec<_> = moved.collect();
+        moved.into_iter().filter_map(|connection| Some((connection, self.look(connection)?))).collect()
+    }
+
+    /// Whether a word of its board is not free.
+    pub(crate) fn has_offers(&self) -> bool {
+        !self.offers.is_empty()
     }
 
     fn look(&mut self, connection: ConnectionId) -> Option<Move> {

@@ -1,7 +1,8 @@
 //! The shell: turns the outside world into [`Event`]s for the machine and carries out its [`Action`]s.
 //!
-//! One thread, one loop, one epoll. In one turn it takes what epoll reports, feeds the machine, sends the offers that came
-//! of it in as few messages as possible, and sleeps until something happens or the machine's next deadline.
+//! One thread, one loop, one epoll. In one turn it looks what became of the offers, takes what epoll reports, feeds the
+//! machine, sends the offers that came of it in as few messages as possible, and sleeps until something happens or the
+//! machine's next deadline.
 //!
 //! Architecture Invariant: the shell owns every descriptor and process and decides nothing; nothing in the loop blocks.
 
@@ -99,12 +100,16 @@ struct Shell {
     foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
+    /// Links with offers that were not settled at the last look.
+    unsettled: BTreeSet<WorkerId>,
     /// Links that found no room for descriptors under way; tried again after a moment.
     starved: BTreeSet<WorkerId>,
     signals: Signals,
     control: Option<(Server, Requests)>,
     records: Records,
     events: VecDeque<Event>,
+    /// The room for those of one event, kept from one to the next.
+    actions: Vec<Action>,
     end: Option<Option<Failure>>,
     // Removed when the master ends.
     _pid_file: Option<PidFile>,
@@ -139,9 +144,11 @@ impl Shell {
             ticket_keys: None,
             foreigners,
             staged: Vec::new(),
+            unsettled: BTreeSet::new(),
             starved: BTreeSet::new(),
             records: Records::new(Audit::new(config.audit_file.clone())),
             events: VecDeque::new(),
+            actions: Vec::new(),
             end: None,
             _pid_file: pid_file,
             plans: Plans::new(Plan { config, launcher, configured: Vec::new() }),
@@ -187,7 +194,10 @@ impl Shell {
         let look = self.foreigners.next_look();
         let deadlines = [self.machine.next_deadline(), retry, look, self.manager.next_deadline()];
         let wait = self.poller.wait(deadlines.into_iter().flatten().min());
-        for ready in wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))? {
+        wait.map_err(|errno| Error::io("wait for", &"events")(errno.into()))?;
+        // What was taken meanwhile is done with: the sooner, the fewer workers must shut down what they only have to close.
+        self.settle_offers();
+        while let Some(ready) = self.poller.next() {
             self.take(ready);
             self.pump();
         }
@@ -219,7 +229,7 @@ impl Shell {
 
     /// Feeds the machine with what was noted and does what it says, and so on with the events that come of that.
     fn pump(&mut self) {
-        let mut actions: Vec<Action> = Vec::new();
+        let mut actions = std::mem::take(&mut self.actions);
         while let Some(event) = self.events.pop_front() {
             self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
@@ -227,5 +237,6 @@ impl Shell {
                 self.carry_out(action);
             }
         }
+        self.actions = actions;
     }
 }

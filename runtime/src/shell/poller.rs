@@ -1,5 +1,6 @@
 //! What the loop waits for: one epoll, and a name for each thing in it.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -73,11 +74,15 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: Epoll,
+    /// What the last wait reported, and how much of it has been looked at.
+    reported: [EpollEvent; BATCH],
+    rest: Range<usize>,
 }
 
 impl Poller {
     pub(crate) fn new() -> nix::Result<Self> {
-        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, reported: [EpollEvent::empty(); BATCH], rest: 0..0 })
     }
 
     /// Reports when `fd` is readable. Remove it before it is closed: another process may hold the same file.
@@ -98,14 +103,20 @@ impl Poller {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Waits until something happens or `deadline` has come.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> nix::Result<Vec<Ready>> {
-        let mut events = [EpollEvent::empty(); BATCH];
-        match self.epoll.wait(&mut events, timeout(deadline)) {
-            Ok(count) => Ok(events[..count].iter().map(Ready::from).collect()),
-            Err(Errno::EINTR) => Ok(Vec::new()),
-            Err(error) => Err(error),
+    /// Waits until something happens or `deadline` has come; [`next`](Self::next) says what.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> nix::Result<()> {
+        self.rest = 0..0;
+        match self.epoll.wait(&mut self.reported, timeout(deadline)) {
+            Ok(count) => self.rest = 0..count,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// The next source that the last wait found ready.
+    pub(crate) fn next(&mut self) -> Option<Ready> {
+        self.rest.next().map(|index| Ready::from(&self.reported[index]))
     }
 }
 

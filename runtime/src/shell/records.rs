@@ -16,8 +16,8 @@ use crate::config::Strategy;
 use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
 use crate::machine::{Delay, Exit, Failure, KillReason, Outcome, Phases, Ticket, WorkerState, WorkerView, Worn};
 
-/// Accepting that fails for want of descriptors is said once in this time.
-const EXHAUSTION_PERIOD: Duration = Duration::from_secs(10);
+/// What would be said for every connection, that accepting fails or that connections are shed, is said once in this time.
+const QUIET_PERIOD: Duration = Duration::from_secs(10);
 
 /// How many reloads are remembered: enough to see what a day of deployments came to.
 const MAX_RECORDS: usize = 16;
@@ -74,6 +74,7 @@ const MAX_REFUSALS: usize = 64;
 
 /// How many may wait for reloads. Who asks beyond that has a reload coming anyway.
 const MAX_ASKED: usize = 256;
+
 /// What became of the connections of a generation that drains.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -236,7 +237,8 @@ impl Records {
         let lingered = link.figures().lingered;
         let (voluntary, killed) = (view.state.ends_well(exit), killed(view));
         let uptime_ms = millis(clock::now().saturating_duration_since(view.started));
-        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(moved + lingered + cut));
+        let ended_otherwise = moved + lingered + cut + link.lost;
+        let finished = link.active_at_drain.map_or(0, |before| before.saturating_sub(ended_otherwise));
         info!(
             %worker, %slot, %generation, pid, exit = words(exit), killed, voluntary, uptime_ms, moved, finished, lingered,
             cut, lost = link.lost, "worker exited"
@@ -337,13 +339,14 @@ impl Records {
         }
     }
 
-    /// Says, once in a period, that accepting failed for want of something.
+    /// Says, once in a period, that connections are closed which no worker may have.
     pub(super) fn shed(&mut self, listener: &str) {
         if is_news(&mut self.shedding_said) {
             warn!(listener, "connections closed: every worker has as many as it may have");
         }
     }
 
+    /// Says, once in a period, that accepting failed for want of something.
     pub(super) fn exhausted(&mut self, reason: &io::Error) {
         if is_news(&mut self.exhaustion_said) {
             warn!(%reason, "accepting paused; clients wait in the backlog");
@@ -354,7 +357,7 @@ impl Records {
 /// Whether what is said at most once per period can be said again; then it counts as said.
 fn is_news(said: &mut Option<Instant>) -> bool {
     let now = clock::now();
-    let is_news = said.is_none_or(|said| now.saturating_duration_since(said) >= EXHAUSTION_PERIOD);
+    let is_news = said.is_none_or(|said| now.saturating_duration_since(said) >= QUIET_PERIOD);
     if is_news {
         *said = Some(now);
     }

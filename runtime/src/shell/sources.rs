@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::handover::Gift;
-use super::link::{Cargo, Move, Order, Room, Talk, Word};
+use super::link::{Cargo, Link, Move, Order, Room, Talk, Word};
 use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::process::Process;
@@ -93,16 +93,38 @@ impl Shell {
         }
     }
 
+    /// Accepts in batches: first one client, and twice as many each time as long as so many are there. Each batch is on its
+    /// way before the next one is looked for; so nobody waits for others that may not come, and where many come they share
+    /// messages. It ends with a batch that is not full: whoever comes after that wakes the loop again.
     fn accept(&mut self, listener: ListenerId) {
-        self.read_loads(listener);
-        for _ in 0..self.machine.room(listener).min(MAX_ACCEPTS) {
+        let (mut batch, mut left) = (1, MAX_ACCEPTS);
+        while left > 0 {
+            self.read_loads(listener);
+            let most = self.machine.room(listener).min(batch).min(left);
+            let accepted = self.accept_batch(listener, most);
+            if accepted == 0 {
+                return;
+            }
+            self.pump();
+            self.send_offers();
+            if accepted < most {
+                return;
+            }
+            self.settle_offers();
+            (batch, left) = (batch * 2, left - accepted);
+        }
+    }
+
+    /// Accepts at most so many connections. Returns how many came.
+    fn accept_batch(&mut self, listener: ListenerId, most: usize) -> usize {
+        for accepted in 0..most {
             let (connection, exhausted) = match self.listeners.accept(listener) {
                 Accept::Connection(connection) => (Some(connection), None),
                 Accept::Last(connection) => {
                     (Some(connection), Some(io::Error::other("the last descriptors are kept for workers and control")))
                 }
                 Accept::Exhausted(error) => (None, Some(error)),
-                Accept::Empty => return,
+                Accept::Empty => return accepted,
             };
             if let Some(connection) = connection {
                 let key = connection.key();
@@ -112,9 +134,23 @@ impl Shell {
             if let Some(error) = exhausted {
                 self.records.exhausted(&error);
                 self.note(Event::AcceptExhausted);
-                return;
+                return accepted;
             }
         }
+        most
+    }
+
+    /// Looks what became of the offers that were not settled yet.
+    pub(super) fn settle_offers(&mut self) {
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        unsettled.retain(|worker| {
+            let Some(link) = self.links.get_mut(worker) else { return false };
+            let moves = link.read_board();
+            self.note_moves(*worker, moves);
+            self.links.get(worker).is_some_and(Link::has_offers)
+        });
+        self.unsettled.append(&mut unsettled);
+        self.pump();
     }
 
     fn answer_bell(&mut self, worker: WorkerId) {

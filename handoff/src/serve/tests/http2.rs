@@ -91,3 +91,19 @@ async fn a_client_that_answers_nothing_is_left_after_the_soft_deadline() {
     drop(pipe);
     task.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_a_slow_client_still_reads_is_whole_after_the_soft_deadline() {
+    let server = Server::new();
+    let (client, _task) = server.connect();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(16 * 1024);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(client)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("http://test/big").body(Empty::<Bytes>::new()).unwrap();
+    let body = sender.send_request(request).await.unwrap().into_body();
+    server.drain(false, Duration::from_secs(1));
+    let _ = tokio::time::timeout(GRACE, std::future::pending::<()>()).await;
+    assert_eq!(body.collect().await.unwrap().to_bytes().len(), 300 * 1024);
+    connection.await.unwrap().unwrap();
+}

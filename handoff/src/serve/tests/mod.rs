@@ -10,6 +10,7 @@ mod tls;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use tokio::time::Instant;
 use super::connection;
 use super::phase::Drain;
 use super::transport::{Outcome, Transport};
+use crate::worker::Activity;
+use crate::worker::link::Link;
 
 /// What the server's side of a pipe holds at most.
 const PIPE: usize = 64 * 1024;
@@ -35,6 +38,7 @@ struct Pipe {
     io: DuplexStream,
     unread: Bytes,
     next: mpsc::UnboundedSender<(DuplexStream, Bytes)>,
+    link: Option<Arc<Link>>,
 }
 
 impl Transport for Pipe {
@@ -43,9 +47,13 @@ impl Transport for Pipe {
         match self.next.send((self.io, unread)) {
             Ok(()) => Outcome::Gone,
             Err(mpsc::error::SendError((io, unread))) => {
-                Outcome::Returned(Self { io, unread: Bytes::new(), next: self.next }, unread)
+                Outcome::Returned(Self { io, unread: Bytes::new(), next: self.next, link: self.link }, unread)
             }
         }
+    }
+
+    fn activity(&self) -> Option<Activity> {
+        self.link.clone().map(|link| Activity::new(Some(link)))
     }
 }
 
@@ -80,12 +88,14 @@ struct Server {
     phase: watch::Sender<Option<Drain>>,
     moved: mpsc::UnboundedReceiver<(DuplexStream, Bytes)>,
     next: mpsc::UnboundedSender<(DuplexStream, Bytes)>,
+    /// To whom its connections are told, if to anybody.
+    link: Option<Arc<Link>>,
 }
 
 impl Server {
     fn new() -> Self {
         let (next, moved) = mpsc::unbounded_channel();
-        Self { phase: watch::Sender::new(None), moved, next }
+        Self { phase: watch::Sender::new(None), moved, next, link: None }
     }
 
     /// A new connection.
@@ -100,9 +110,13 @@ impl Server {
 
     /// A connection that has moved here.
     fn take(&self, (io, unread): (DuplexStream, Bytes)) -> JoinHandle<()> {
-        let pipe = Pipe { io, unread, next: self.next.clone() };
+        let pipe = self.pipe(io, unread);
         let service = hyper::service::service_fn(answer);
         tokio::spawn(connection::serve(pipe, service, self.phase.subscribe()))
+    }
+
+    fn pipe(&self, io: DuplexStream, unread: Bytes) -> Pipe {
+        Pipe { io, unread, next: self.next.clone(), link: self.link.clone() }
     }
 
     fn drain(&self, successor: bool, grace: Duration) {

@@ -1,7 +1,5 @@
 //! HTTP over TLS, which cannot move once something was said.
 
-use std::sync::Arc;
-
 use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -11,6 +9,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::board::{MasterBoard, WorkerBoard};
+use crate::channel::Channel;
 use crate::serve::tls::{HANDSHAKE_TIMEOUT, Tls};
 
 /// A server with a certificate, and a client that trusts it and wants this protocol.
@@ -30,7 +30,7 @@ fn configs(protocol: &str) -> (Tls, TlsConnector) {
 /// The server's side of a new connection, on which nothing was said.
 fn accept(server: &Server, tls: Tls) -> (DuplexStream, JoinHandle<()>) {
     let (client, io) = tokio::io::duplex(PIPE);
-    let pipe = Pipe { io, unread: Bytes::new(), next: server.next.clone() };
+    let pipe = server.pipe(io, Bytes::new());
     let service = hyper::service::service_fn(answer);
     (client, tokio::spawn(tls.secure(pipe, service, server.phase.subscribe())))
 }
@@ -74,6 +74,27 @@ async fn an_idle_connection_ends_in_the_last_half_of_the_grace_and_says_so() {
     assert_eq!(read_to_end(&mut client).await, "");
     let range = GRACE / 2..=GRACE + Duration::from_millis(1);
     assert!(range.contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_master_is_told_what_a_connection_does_and_that_it_was_closed_idle() {
+    let (_channel, theirs) = Channel::pair().unwrap();
+    let (master, page) = MasterBoard::create().unwrap();
+    let link = Link::new(Channel::adopt(theirs), WorkerBoard::adopt(page).unwrap()).unwrap();
+    let server = Server { link: Some(link), ..Server::new() };
+    let told = || (master.figures().requests, master.figures().idle, master.figures().lingered);
+    let (mut client, task) = connect(&server, "http/1.1").await;
+    nothing_more_happens().await;
+    assert_eq!(told(), (0, 1, 0));
+    ask(&mut client, "/slow").await;
+    nothing_more_happens().await;
+    assert_eq!(told(), (1, 0, 0));
+    read_until(&mut client, "slow").await;
+    server.drain(true, GRACE);
+    assert_eq!(read_to_end(&mut client).await, "");
+    drop(client);
+    task.await.unwrap();
+    assert_eq!(told(), (0, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]

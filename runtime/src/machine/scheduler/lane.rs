@@ -19,6 +19,8 @@ pub(super) struct Lane {
     parked: BTreeMap<WorkerId, Parked>,
     /// Those of all these that were handed over. They do not count against the bound of the queue.
     pub(super) given: BTreeSet<ConnectionId>,
+    /// Those of them for which there may be nobody: they are looked at once, and again when that may have changed.
+    pub(super) doubtful: BTreeSet<ConnectionId>,
     /// The workers that may be offered something, but for those that could not take anything when they were chosen.
     pub(super) roster: Roster,
     /// How many active workers use the listener.
@@ -48,8 +50,14 @@ impl Lane {
             Spread::Offered => Gate::Stopped,
             Spread::Shared | Spread::Split => Gate::Shared,
         };
-        let (queue, given, parked) = (VecDeque::new(), BTreeSet::new(), BTreeMap::new());
-        Self { queue, held: 0, parked, given, roster, users: 0, gate }
+        let (queue, given, doubtful) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
+        Self { queue, held: 0, parked: BTreeMap::new(), given, doubtful, roster, users: 0, gate }
+    }
+
+    /// The connection waits here, and was handed over.
+    pub(super) fn count_given(&mut self, connection: ConnectionId) {
+        self.given.insert(connection);
+        self.doubtful.insert(connection);
     }
 
     /// Puts a connection where its age belongs: cheap at both ends.

@@ -98,7 +98,11 @@ impl Scheduler {
     }
 
     pub(in crate::machine) fn set_weight(&mut self, slot: Slot, weight: u32) {
-        self.weights.insert(slot, weight);
+        match weight {
+            // Else boards would be read for its sake for ever.
+            WEIGHT => self.weights.remove(&slot),
+            _ => self.weights.insert(slot, weight),
+        };
         let of_slot = |(_, worker): &(&WorkerId, &Worker)| worker.slot == slot;
         let workers: Vec<_> = self.workers.iter().filter(of_slot).map(|(id, _)| *id).collect();
         for id in workers {

@@ -140,7 +140,7 @@ impl Scheduler {
             Some(lane) => {
                 returned.state = State::Queued;
                 lane.enqueue(connection);
-                lane.given.extend(returned.given.map(|_| connection));
+                returned.given.iter().for_each(|_| lane.count_given(connection));
                 self.stirred.push(returned.listener);
             }
             None => self.end(connection, actions),
@@ -157,7 +157,7 @@ impl Scheduler {
             Some(lane) => {
                 held.state = State::Held;
                 lane.held += 1;
-                lane.given.extend(held.given.map(|_| connection));
+                held.given.iter().for_each(|_| lane.count_given(connection));
                 self.stirred.push(held.listener);
                 self.held.push_back((now + HOLD, connection));
             }

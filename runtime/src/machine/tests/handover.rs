@@ -5,6 +5,7 @@ use std::time::Duration;
 use everport_handoff::id::{ListenerId, WorkerId};
 
 use super::super::orders::KILL_GRACE;
+use super::super::scheduler::RETURN_AFTER;
 use super::super::*;
 use super::world::{Client, Mood, PORT, World};
 
@@ -127,6 +128,73 @@ fn connection_that_one_refuses_waits_for_the_other_that_hangs_for_now() {
     world.set_mood(4, Mood::Prompt);
     world.pass_millis(1_000);
     assert_eq!(owner(&world, 1), Some(4));
+}
+
+#[test]
+fn connection_that_nobody_takes_in_time_goes_back_to_its_giver() {
+    for mood in [Mood::Blocked, Mood::Refusing] {
+        let mut world = draining();
+        world.set_mood(3, Mood::Blocked);
+        world.set_mood(4, mood);
+        world.hand_over(1, 1);
+        world.pass(RETURN_AFTER - Duration::from_millis(1));
+        assert_eq!((owner(&world, 1), outcomes(&world)), (None, vec![]), "{mood:?}");
+        world.pass_millis(1);
+        assert_eq!((owner(&world, 1), outcomes(&world)), (Some(1), vec!["returned"]), "{mood:?}");
+        // They find a revoked offer.
+        world.set_mood(3, Mood::Prompt);
+        world.set_mood(4, Mood::Prompt);
+        world.hand_over(1, 1);
+        world.pass_millis(50);
+        assert!(owner(&world, 1).is_some_and(|owner| owner > 2), "another time");
+    }
+}
+
+#[test]
+fn connection_waits_no_longer_for_workers_that_are_full_or_for_one_under_hash() {
+    let full = Settings { max_connections: Some(2), ..World::settings() };
+    let mut world = World::serving_with(full);
+    world.connect(4);
+    world.pass_millis(50);
+    world.dies_slowly = true;
+    world.kill(1);
+    world.hand_over(1, 1);
+    world.pass(RETURN_AFTER);
+    assert_eq!((owner(&world, 1), outcomes(&world)), (Some(1), vec!["returned"]));
+    let mut world = draining();
+    world.feed(Event::PolicyAsked { listener: PORT, policy: OfferedPolicy::Hash });
+    world.set_mood(3, Mood::Blocked);
+    world.set_mood(4, Mood::Blocked);
+    world.connect(2 * world.settings.credit + 1);
+    world.hand_over(1, 1);
+    world.pass(RETURN_AFTER);
+    assert_eq!((owner(&world, 1), outcomes(&world)), (Some(1), vec!["returned"]));
+}
+
+#[test]
+fn connection_of_a_giver_that_dies_is_not_recalled() {
+    let mut world = draining();
+    world.set_mood(3, Mood::Blocked);
+    world.set_mood(4, Mood::Blocked);
+    world.hand_over(1, 1);
+    world.exit(1, 1);
+    world.pass(RETURN_AFTER * 2);
+    assert_eq!(outcomes(&world), Vec::<&str>::new());
+    world.set_mood(4, Mood::Prompt);
+    world.pass_millis(50);
+    assert_eq!(owner(&world, 1), Some(4));
+}
+
+#[test]
+fn connection_whose_giver_hears_nothing_more_counts_as_under_way_and_not_as_given_too() {
+    let mut world = draining();
+    world.dies_slowly = true;
+    world.set_mood(3, Mood::Blocked);
+    world.hand_over(1, 1);
+    world.kill(1);
+    world.set_mood(3, Mood::Prompt);
+    world.pass_millis(50);
+    assert_eq!((owner(&world, 1), counters(&world, 1).given), (Some(3), 0));
 }
 
 #[test]

@@ -424,3 +424,12 @@ fn loads_are_read_once_for_many_connections() {
     world.feed(Event::PolicyAsked { listener: PORT, policy: OfferedPolicy::RoundRobin });
     assert!(!world.machine.wants_loads(PORT, world.now), "turns do not go by loads");
 }
+
+#[test]
+fn weight_that_is_taken_back_costs_nothing_more() {
+    let mut world = World::serving();
+    world.feed(Event::WeightAsked { slot: Slot(0), weight: 3 });
+    assert!(world.machine.wants_loads(PORT, world.now));
+    world.feed(Event::WeightAsked { slot: Slot(0), weight: 1 });
+    assert!(!world.machine.wants_loads(PORT, world.now));
+}

@@ -153,7 +153,9 @@ impl World {
             let serves = matches!(view.state, WorkerState::Active { .. }) && process.uses.contains(&listener);
             // What the machine has not been told yet, it cannot know.
             let untold = |event: &Event| match event {
-                Event::LoadRead { worker, .. } | Event::OfferFailed { worker, .. } => *worker == view.worker,
+                Event::LoadRead { worker, .. }
+                | Event::OfferFailed { worker, .. }
+                | Event::Settled { worker, how: Settled::Revoked, .. } => *worker == view.worker,
                 _ => false,
             };
             let refused = process.board.values().filter(|word| matches!(word, Word::Refused { .. })).count() as u64;
