@@ -274,8 +274,9 @@ fn take_fresh<K: Kind>(port: &Port) -> Option<Accepted<K>> {
     }
     let taken = take_offer::<K, _>(port.link(), || port.inbox().pop())?;
     Some(
-        taken
-            .map(|Taken { io, peer, tie, load }| (Stream::fresh(io, peer.clone(), Some(tie), Unread::new(load)), peer)),
+        taken.map(|Taken { io, peer, tie, load }| {
+            (Stream::new(io, Some(peer.clone()), Some(tie), Unread::new(load)), peer)
+        }),
     )
 }
 
@@ -420,7 +421,7 @@ impl Registered for Socket {
 fn stream<K: Kind>(io: OwnedFd, name: &SocketName, port: Option<&Port>) -> Accepted<K> {
     let (io, peer) = register_stream::<K>(io, name)?;
     let tie = port.map(|port| Tie::new(port.link(), port.id(), None));
-    Ok((Stream::fresh(io, peer.clone(), tie, Unread::default()), peer))
+    Ok((Stream::new(io, Some(peer.clone()), tie, Unread::default()), peer))
 }
 
 fn register_stream<K: Kind>(socket: OwnedFd, peer: &SocketName) -> io::Result<(K::Stream, K::Addr)> {

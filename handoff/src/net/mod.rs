@@ -32,7 +32,6 @@
 #[cfg(any(feature = "axum", feature = "http"))]
 mod accepting;
 mod bind;
-mod eager;
 mod handover;
 mod kind;
 mod listener;

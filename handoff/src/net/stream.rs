@@ -11,7 +11,6 @@ use bytes::{BufMut, Bytes};
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
-use super::eager::Eager;
 use super::kind::{Kind, Tcp, Unix};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf};
 use super::unread::{self, Unread};
@@ -30,17 +29,11 @@ pub struct Stream<K: Kind> {
     peer: Option<K::Addr>,
     tie: Option<Tie>,
     unread: Unread,
-    eager: Eager,
 }
 
 impl<K: Kind> Stream<K> {
     pub(super) fn new(io: K::Stream, peer: Option<K::Addr>, tie: Option<Tie>, unread: Unread) -> Self {
-        Self { io: Some(io), peer, tie, unread, eager: Eager::default() }
-    }
-
-    /// One that was accepted just now.
-    pub(super) fn fresh(io: K::Stream, peer: K::Addr, tie: Option<Tie>, unread: Unread) -> Self {
-        Self { io: Some(io), peer: Some(peer), tie, unread, eager: Eager::fresh() }
+        Self { io: Some(io), peer, tie, unread }
     }
 
     /// The client's address, as it was when the connection came in: it is there also after the client has gone.
@@ -66,7 +59,7 @@ impl<K: Kind> Stream<K> {
 
     /// Borrows the two halves, which can be used at the same time.
     pub fn split(&mut self) -> (ReadHalf<'_, K>, K::WriteRef<'_>) {
-        let Self { io, peer, tie, unread, .. } = self;
+        let Self { io, peer, tie, unread } = self;
         // As in `io()`.
         let (read, write) = K::split(io.as_mut().expect("taken only by methods that consume the stream"));
         (ReadHalf::new(read, peer.as_ref(), tie.as_ref(), unread), write)
@@ -150,11 +143,6 @@ impl<K: Kind> Stream<K> {
         Pin::new(self.io.as_mut().expect("taken only by methods that consume the stream"))
     }
 
-    /// Does what is done at once the first time.
-    fn try_first<T>(&mut self, attempt: impl FnOnce(&mut Eager, BorrowedFd<'_>) -> Option<T>) -> Option<T> {
-        attempt(&mut self.eager, self.io.as_ref()?.as_fd())
-    }
-
     fn was_read(&self) {
         if let Some(tie) = &self.tie {
             tie.was_read();
@@ -195,10 +183,7 @@ impl<K: Kind> AsyncRead for Stream<K> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let outcome = match self.unread.read_some(buf) {
             Some(()) => Ok(()),
-            None => match self.try_first(|eager, io| eager.read(io, buf)) {
-                Some(outcome) => outcome,
-                None => ready!(self.io_mut().poll_read(cx, buf)),
-            },
+            None => ready!(self.io_mut().poll_read(cx, buf)),
         };
         self.was_read();
         Poll::Ready(outcome)
@@ -207,10 +192,7 @@ impl<K: Kind> AsyncRead for Stream<K> {
 
 impl<K: Kind> AsyncWrite for Stream<K> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.try_first(|eager, io| eager.write(io, buf)) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => self.io_mut().poll_write(cx, buf),
-        }
+        self.io_mut().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -218,10 +200,7 @@ impl<K: Kind> AsyncWrite for Stream<K> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.try_first(|eager, io| eager.write_vectored(io, bufs)) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => self.io_mut().poll_write_vectored(cx, bufs),
-        }
+        self.io_mut().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
