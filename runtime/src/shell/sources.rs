@@ -23,7 +23,7 @@ use super::spread::offered;
 use super::{Shell, orphans};
 use crate::config::{Policy, Readiness};
 use crate::control::protocol::{AskedBy, Stopping};
-use crate::control::request::{Client, Request};
+use crate::control::request::Request;
 use crate::error::{Error, Result};
 use crate::machine::{ConnectionId, Event, GenerationState, RequestId, Settled};
 
@@ -470,18 +470,18 @@ impl Shell {
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });
                 }
-                Request::Scale { client, to, answer } => reply(answer, self.scale(&asked_by(client), to)),
+                Request::Scale { client, to, answer } => reply(answer, self.scale(&client.to_string(), to)),
                 Request::Pause { client, paused, answer } => {
-                    reply(answer, self.set_paused(&asked_by(client), paused));
+                    reply(answer, self.set_paused(&client.to_string(), paused));
                 }
                 Request::Policy { client, listener, policy, answer } => {
-                    reply(answer, self.set_policy(&asked_by(client), &listener, policy));
+                    reply(answer, self.set_policy(&client.to_string(), &listener, policy));
                 }
                 Request::Weight { client, slot, weight, answer } => {
-                    reply(answer, self.set_weight(&asked_by(client), slot, weight));
+                    reply(answer, self.set_weight(&client.to_string(), slot, weight));
                 }
                 Request::Kill { client, worker, answer } => {
-                    reply(answer, Some(self.kill_worker(&asked_by(client), worker)));
+                    reply(answer, Some(self.kill_worker(&client.to_string(), worker)));
                 }
             }
         }
@@ -494,8 +494,4 @@ fn reply<T>(to: oneshot::Sender<T>, answer: Option<T>) {
         // A client that has gone needs no answer.
         let _ = to.send(answer);
     }
-}
-
-fn asked_by(client: Client) -> String {
-    format!("control client {}", client.pid)
 }
