@@ -35,9 +35,9 @@ pub(super) fn echo(settings: &Settings) -> Result<()> {
 
 /// The web application.
 pub(super) fn web(settings: &Settings) -> Result<()> {
-    builder(settings).run(async |worker| {
+    builder(settings).run(async |_| {
         let listener = TcpListener::bind(settings.listen).await?;
-        axum::serve(listener, web::app()).with_graceful_shutdown(worker.draining()).await
+        everport::serve(listener, web::app()).await
     })?;
     Ok(())
 }
