@@ -20,7 +20,8 @@
 //!         let (stream, state) = tokio::select! {
 //!             accepted = listener.accept() => (accepted?.0, Vec::new()),
 //!             moved = resumed.accept() => moved.map(|(stream, state)| (stream, state.bytes.to_vec()))?,
-//!             () = &mut drained => return Ok(()),
+//!             // The listener stays until the sessions have moved.
+//!             () = &mut drained => return Ok(worker.finished().await),
 //!         };
 //!         tokio::spawn(session(stream, state));
 //!     }

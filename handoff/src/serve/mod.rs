@@ -58,8 +58,9 @@ use phase::{Drain, GRACE, Phase};
 /// Serves an application on a listener: an axum `Router`, what its `into_make_service` and
 /// `into_make_service_with_connect_info::<SocketAddr>` return, a tower service, or a hyper service.
 ///
-/// In a worker it ends when the worker drains and every connection has moved or ended. Without a master it ends only by
-/// [`with_graceful_shutdown`](Serve::with_graceful_shutdown).
+/// In a worker it ends when the worker drains and every connection has moved, has ended or was upgraded: a `main` of one's
+/// own waits for those by [`finished`](crate::worker::Worker::finished), as `everport::Builder::run` does. Without a master
+/// it ends only by [`with_graceful_shutdown`](Serve::with_graceful_shutdown).
 ///
 /// ```
 /// use axum::{Router, routing::get};

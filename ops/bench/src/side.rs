@@ -31,7 +31,7 @@ pub(crate) enum Side {
 }
 
 /// The policies that spread connections over workers.
-pub(crate) const POLICIES: [&str; 6] = ["rr", "none", "least", "p2c", "hash", "split"];
+const POLICIES: [&str; 6] = ["rr", "none", "least", "p2c", "hash", "split"];
 
 const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers");
 
@@ -55,6 +55,14 @@ impl fmt::Display for Side {
 }
 
 impl Side {
+    /// Those that spread connections over workers.
+    pub(crate) fn spreading() -> Vec<Self> {
+        let mut sides: Vec<Self> = POLICIES.map(Self::Everport).to_vec();
+        sides.extend([Kind::TokioShared, Kind::TokioOwn].map(Self::Baseline));
+        sides.extend(["rr", "none"].map(Self::Node));
+        sides
+    }
+
     /// The program that it needs, if it is not this one.
     pub(crate) fn tool(self) -> Option<Tool> {
         match self {

@@ -6,9 +6,8 @@ use super::start;
 use crate::client::{hold, load};
 use crate::error::{Error, Result};
 use crate::figures::{Findings, Limit};
-use crate::serve::Kind;
 use crate::server::Server;
-use crate::side::{POLICIES, Side};
+use crate::side::Side;
 
 const WORKERS: usize = 8;
 const STAYING: &str = "long-lived";
@@ -18,10 +17,7 @@ const IDLEST: &str = "idlest of 8 workers, of the mean";
 pub(super) async fn measure(quick: bool) -> Result<Findings> {
     let (rounds, short, long) = if quick { (1, 400, 80) } else { (5, 8000, 800) };
     let mut findings = Findings::new("balance", "Balance over 8 workers", quick);
-    let mut sides: Vec<Side> = POLICIES.map(Side::Everport).to_vec();
-    sides.extend([Kind::TokioShared, Kind::TokioOwn].map(Side::Baseline));
-    sides.extend(["rr", "none"].map(Side::Node));
-    for side in sides {
+    for side in Side::spreading() {
         let Some(server) = start(side, WORKERS, &mut findings).await? else { continue };
         for _ in 0..rounds {
             for clients in [4, 16] {

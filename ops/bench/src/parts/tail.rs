@@ -10,9 +10,8 @@ use crate::clock;
 use crate::error::Result as Outcome;
 use crate::figures::{Findings, Limit};
 use crate::protocol;
-use crate::serve::Kind;
 use crate::server::Server;
-use crate::side::{POLICIES, Side};
+use crate::side::Side;
 use crate::statistics::quantile;
 
 const WORKERS: usize = 4;
@@ -39,10 +38,7 @@ const TROUBLES: [Trouble; 3] = [
 pub(super) async fn measure(quick: bool) -> Outcome<Findings> {
     let (rounds, time) = if quick { (1, Duration::from_millis(300)) } else { (5, Duration::from_secs(10)) };
     let mut findings = Findings::new("tail", "Latency of new connections with one of four workers in trouble", quick);
-    let mut sides: Vec<Side> = POLICIES.map(Side::Everport).to_vec();
-    sides.extend([Kind::TokioShared, Kind::TokioOwn].map(Side::Baseline));
-    sides.extend(["rr", "none"].map(Side::Node));
-    for side in sides {
+    for side in Side::spreading() {
         let Some(server) = start(side, WORKERS, &mut findings).await? else { continue };
         for _ in 0..rounds {
             for trouble in TROUBLES {
