@@ -13,6 +13,7 @@
 //! | 15 | 120..128 | worker | idle connections: those where it can tell that no request is in progress |
 //! | 16 | 128..136 | master | ring: the worker shall wake the master at every change |
 //! | 17 | 136..144 | master | ring at ends: the worker shall wake the master whenever a connection ends |
+//! | 18 | 144..152 | master | messages that it has sent by the channel, or is about to send, in total |
 //! | 24 | 192..200 | worker | connections that it has not read from yet |
 //! | 32..288 | 256..2304 | both | the words of the offers, see [`offer`] |
 //!
@@ -45,6 +46,7 @@ const LINGERED: usize = 14;
 const IDLE: usize = 15;
 const RING: usize = 16;
 const RING_AT_ENDS: usize = 17;
+const MESSAGES: usize = 18;
 const UNREAD: usize = 24;
 const OFFERS: usize = 32;
 
@@ -147,6 +149,17 @@ impl MasterBoard {
         offer::ask(&self.page[RING_AT_ENDS], on);
     }
 
+    /// Notes that a message is about to go into the channel: so a worker that has read as many as that knows, without
+    /// asking the system, that nothing is left.
+    pub fn count_message(&self) {
+        self.page[MESSAGES].fetch_add(1, Ordering::Release);
+    }
+
+    /// Notes that the message did not go into the channel after all.
+    pub fn uncount_message(&self) {
+        self.page[MESSAGES].fetch_sub(1, Ordering::Release);
+    }
+
     /// What the worker says of itself.
     pub fn figures(&self) -> Figures {
         let load = |index: usize| self.page[index].load(Ordering::Relaxed);
@@ -188,6 +201,11 @@ impl WorkerBoard {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the board has another layout than this program's"));
         }
         Ok(Self { page, bell: OnceLock::new() })
+    }
+
+    /// How many messages the master has sent, or is about to send.
+    pub fn messages(&self) -> u64 {
+        self.page[MESSAGES].load(Ordering::Acquire)
     }
 
     /// Keeps the eventfd that wakes the master. The first one stays.

@@ -22,10 +22,19 @@ pub(super) enum Channel {
     Closed,
 }
 
+/// How far the channel is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// Until as many messages were read as the board says that there are: that saves asking the system once more.
+    AllRead,
+    /// Until the system says that nothing is left, or that the channel has ended.
+    Empty,
+}
+
 impl Link {
-    /// Reads the channel until it is empty, and obeys. When the channel has ended, the master is lost.
+    /// Reads what is in the channel, and obeys. When the channel has ended, the master is lost.
     pub(super) fn receive(self: &Arc<Self>) -> Channel {
-        match self.read_channel() {
+        match self.read_channel(Until::AllRead) {
             Channel::Open => Channel::Open,
             Channel::Closed => {
                 self.lose_master();
@@ -50,7 +59,7 @@ impl Link {
         for asked in self.desk().pending.values() {
             asked.inbox.copy.blank(self.silent.as_fd());
         }
-        self.read_channel();
+        self.read_channel(Until::Empty);
         self.end_handovers();
         // If the master lives, it shall see that this worker has given it up. It fails if the master has gone.
         let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
@@ -60,14 +69,19 @@ impl Link {
         self.settle();
     }
 
-    fn read_channel(self: &Arc<Self>) -> Channel {
-        let _receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+    fn read_channel(self: &Arc<Self>, until: Until) -> Channel {
+        let mut count = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match self.channel.receive() {
                 Ok(received) => {
+                    *count += 1;
                     if let Err(error) = self.obey(received) {
                         tracing::debug!(%error, "the master broke the protocol");
                         return Channel::Closed;
+                    }
+                    // Whatever is sent after this makes the channel readable once more.
+                    if until == Until::AllRead && *count == self.board().messages() {
+                        return Channel::Open;
                     }
                 }
                 Err(ReceiveError::Empty) => return Channel::Open,
@@ -201,14 +215,13 @@ impl Link {
     /// Puts offers into their listeners' queues. Those whose descriptors did not all arrive are refused, and they are the
     /// last; so are those that nobody here can use.
     fn offered(&self, offers: Vec<Offer>, fds: Vec<OwnedFd>) {
+        // Else nothing lies in the queues that the master could have revoked.
+        let has_older = self.queued.load(Ordering::Relaxed) > 0;
         let mut fds = fds.into_iter();
         for Offer { id, listener, peer, parcel } in offers {
-            let descriptors = parcel.descriptors();
-            let mut own: Vec<OwnedFd> = fds.by_ref().take(descriptors).collect();
-            let file = if descriptors == 2 && own.len() == 2 { own.pop() } else { None };
-            let inbox = self.inbox(listener);
-            let (Some(socket), Some(inbox), true) = (own.pop(), inbox, file.is_some() == (descriptors == 2)) else {
-                drop(own);
+            let has_file = parcel.descriptors() == 2;
+            let (socket, file) = (fds.next(), if has_file { fds.next() } else { None });
+            let (Some(socket), Some(inbox), true) = (socket, self.inbox(listener), file.is_some() == has_file) else {
                 decline(self.board(), id);
                 continue;
             };
@@ -227,7 +240,9 @@ impl Link {
                 Err(useless) => self.give_back(vec![useless]),
             }
         }
-        self.release_revoked();
+        if has_older {
+            self.release_revoked();
+        }
     }
 
     /// Closes the copies of revoked connections that lie in the queues, whether the application accepts or not.

@@ -1,13 +1,16 @@
 //! The driver: the task that reads the channel, in the application's own runtime, so that its heartbeat says whether that
 //! runtime turns. There is one at a time; when its runtime is dropped, the next `bind` or `accept` starts another.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::runtime::Handle;
 
 use super::dispatch::Channel;
@@ -79,27 +82,55 @@ impl Drop for Driving {
 async fn run(driving: Driving, readiness: AsyncFd<OwnedFd>) {
     let link = &driving.0;
     loop {
-        link.board().beat();
-        let kicked = link.kick.notified();
-        let full = !link.flush();
-        tokio::select! {
-            ready = readiness.readable() => match ready {
-                // Read to the end first, or readiness would be forgotten with something left to read.
-                Ok(mut ready) => {
+        // First, lest one be missed that comes while the rest is sent.
+        let mut kicked = pin!(link.kick.notified());
+        let mut full = !link.flush();
+        loop {
+            link.board().beat();
+            let news = poll_fn(|cx| match kicked.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Ok(News::Kick)),
+                Poll::Pending => poll_channel(&readiness, full, cx),
+            });
+            match news.await {
+                Ok(News::Kick) => break,
+                Ok(News::Messages(mut ready)) => {
                     if link.receive() == Channel::Closed {
                         return;
                     }
                     ready.clear_ready();
                 }
-                Err(error) => return tracing::debug!(%error, "wait for the master"),
-            },
-            ready = readiness.writable(), if full => match ready {
-                Ok(mut ready) => if !link.flush() {
-                    ready.clear_ready();
-                },
-                Err(error) => return tracing::debug!(%error, "wait for room in the channel"),
-            },
-            () = kicked => {}
+                Ok(News::Room(mut ready)) => {
+                    full = !link.flush();
+                    if full {
+                        ready.clear_ready();
+                    }
+                }
+                Err(error) => return tracing::debug!(%error, "watch the channel"),
+            }
         }
+    }
+}
+
+/// What the driver waits for.
+enum News<'a> {
+    /// Something is to be sent that was not sent at once.
+    Kick,
+    /// Something is to be read. To be read to its end before the readiness is forgotten.
+    Messages(AsyncFdReadyGuard<'a, OwnedFd>),
+    /// The full channel has room.
+    Room(AsyncFdReadyGuard<'a, OwnedFd>),
+}
+
+fn poll_channel<'a>(
+    channel: &'a AsyncFd<OwnedFd>,
+    full: bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<News<'a>>> {
+    if let Poll::Ready(ready) = channel.poll_read_ready(cx) {
+        return Poll::Ready(ready.map(News::Messages));
+    }
+    match full {
+        true => channel.poll_write_ready(cx).map_ok(News::Room),
+        false => Poll::Pending,
     }
 }

@@ -5,7 +5,7 @@
 //! it. Locks are taken in the order receiving, state, desk, queue or ages, and nothing is dropped under the desk's lock that
 //! takes it again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -62,8 +62,8 @@ pub(crate) struct Link {
     /// is read to its end, one for what may be in there.
     pub(super) queued: AtomicUsize,
     pub(super) desk: Mutex<Desk>,
-    /// Held by the one who reads the channel.
-    pub(super) receiving: Mutex<()>,
+    /// How many messages have been read. Held by the one who reads the channel.
+    pub(super) receiving: Mutex<u64>,
     /// Whether the channel is of no use any more, and was, or is being, read to its end. The state says so a moment later.
     pub(super) ended: AtomicBool,
     indices: Arc<Indices>,
@@ -94,7 +94,7 @@ pub(super) struct Desk {
     left: bool,
     last_request: u32,
     pub(super) pending: HashMap<u32, Asked>,
-    pub(super) listeners: HashMap<ListenerId, Arc<Inbox>>,
+    pub(super) listeners: BTreeMap<ListenerId, Arc<Inbox>>,
     /// What waits for room in the channel.
     pub(super) outbox: VecDeque<Outgoing>,
     /// What `Drain` said.

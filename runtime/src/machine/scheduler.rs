@@ -28,7 +28,7 @@ mod settle;
 mod steal;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use everport_handoff::id::{ListenerId, Slot, WorkerId};
@@ -47,7 +47,7 @@ pub(super) struct Scheduler {
     settings: Settings,
     lanes: BTreeMap<ListenerId, Lane>,
     workers: BTreeMap<WorkerId, Worker>,
-    connections: HashMap<ConnectionId, Connection>,
+    connections: BTreeMap<ConnectionId, Connection>,
     /// Every offer in its order; the settled ones are dropped when they come to the front.
     clock: VecDeque<(Instant, ConnectionId)>,
     /// The connections in state `Overdue`, and those of them that are being revoked for a thief.
@@ -148,7 +148,7 @@ impl Scheduler {
             settings,
             lanes: BTreeMap::new(),
             workers: BTreeMap::new(),
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             clock: VecDeque::new(),
             overdue: BTreeSet::new(),
             held: VecDeque::new(),
@@ -353,8 +353,10 @@ impl Scheduler {
             self.set_gate(listener, now, actions);
         }
         while let Some(worker) = self.touched.pop() {
-            self.set_ring(worker, actions);
-            self.set_watch(worker, actions);
+            if self.touched.last() != Some(&worker) {
+                self.set_ring(worker, actions);
+                self.set_watch(worker, actions);
+            }
         }
         while let Some(&(since, connection)) = self.clock.front()
             && self.holder_since(connection, since).is_none()
@@ -374,7 +376,6 @@ impl Scheduler {
     fn free_word(&mut self, worker: WorkerId, connection: ConnectionId) {
         if let Some(holder) = self.workers.get_mut(&worker) {
             holder.free_word(connection);
-            self.touched.push(worker);
             self.seat(worker);
         }
     }

@@ -1,6 +1,6 @@
 //! The master's copies of the connections that it accepted, or that workers handed over, until a worker has taken them for good.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -50,7 +50,7 @@ impl Connection {
 /// All connections of which the master has a copy.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    held: HashMap<ConnectionId, Connection>,
+    held: BTreeMap<ConnectionId, Connection>,
     last: u64,
 }
 

@@ -260,7 +260,9 @@ impl Shell {
         };
         match staged {
             Ok(true) => {
-                self.unsettled.insert(worker);
+                if self.links.get_mut(&worker).is_some_and(Link::note_unsettled) {
+                    self.unsettled.push(worker);
+                }
             }
             Ok(false) => self.note(Event::OfferFailed { worker, connection }),
             Err(_) => {

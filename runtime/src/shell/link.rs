@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -57,7 +57,9 @@ pub(crate) struct Link {
     /// Whether the machine wants to know whenever its connections end.
     watched: bool,
     heartbeat: u64,
-    offers: HashMap<ConnectionId, Placed>,
+    offers: BTreeMap<ConnectionId, Placed>,
+    /// Whether somebody has it in mind that there are offers that were not settled at the last look.
+    noted: bool,
     /// Offers that are on the board but not yet in the channel.
     staged: Vec<ConnectionId>,
     waiting: VecDeque<Order>,
@@ -174,6 +176,29 @@ struct Placed {
     seen: Reading,
 }
 
+impl Placed {
+    /// What has become of the offer since the last look. A released one is on the board no more.
+    fn look(&mut self, board: &mut MasterBoard) -> Option<Move> {
+        let reading = board.read(self.id);
+        if reading == self.seen || self.seen == Reading::Illegal {
+            return None;
+        }
+        let seen = std::mem::replace(&mut self.seen, reading);
+        match (seen, reading) {
+            (Reading::Offered, Reading::Taken) => Some(Some(Settled::Taken)),
+            (Reading::Offered, Reading::Refused) => Some(Some(Settled::Refused)),
+            (Reading::Revoked, Reading::Released) => {
+                board.released(self.id);
+                Some(Some(Settled::Released))
+            }
+            _ => {
+                self.seen = Reading::Illegal;
+                Some(None)
+            }
+        }
+    }
+}
+
 /// What the worker, or a revocation, made of an offer; `None` for a move that is not legal. Whoever made that one may have
 /// read from the connection.
 pub(crate) type Move = Option<Settled>;
@@ -199,7 +224,8 @@ impl Link {
             board,
             watched: false,
             heartbeat: 0,
-            offers: HashMap::new(),
+            offers: BTreeMap::new(),
+            noted: false,
             staged: Vec::new(),
             waiting: VecDeque::new(),
         }
@@ -218,7 +244,7 @@ impl Link {
     /// Sends what waits, as far as the channel has room.
     pub(crate) fn send_waiting(&mut self) -> Result<Room, OrderError> {
         while let Some(order) = self.waiting.front() {
-            if let Err(error) = self.channel.send(&order.message, order.cargo.fd().as_slice()) {
+            if let Err(error) = self.send(&order.message, order.cargo.fd().as_slice()) {
                 let room = Room::after(error)?;
                 if room == Room::Closed {
                     self.give_up_waiting();
@@ -319,7 +345,17 @@ impl Link {
             fds.push(held.socket.as_fd());
             fds.extend(held.memfd.as_ref().map(AsFd::as_fd));
         }
-        self.channel.send(&ToWorker::Offer { offers }, &fds)
+        self.send(&ToWorker::Offer { offers }, &fds)
+    }
+
+    /// Everything that goes to the worker is counted on its board first.
+    fn send(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.board.count_message();
+        let sent = self.channel.send(message, fds);
+        if sent.is_err() {
+            self.board.uncount_message();
+        }
+        sent
     }
 
     /// Frees the word of an offer that was taken, refused or never sent.
@@ -348,10 +384,26 @@ impl Link {
 
     /// What the worker has done on its board since the last look.
     pub(crate) fn read_board(&mut self) -> Vec<(ConnectionId, Move)> {
-        let has_moved = |placed: &Placed| self.board.read(placed.id) != placed.seen;
-        let moved = self.offers.iter().filter(|(_, placed)| has_moved(placed)).map(|(connection, _)| *connection);
+        let Self { board, offers, .. } = self;
+        let moved = offers.iter_mut().filter_map(|(connection, placed)| Some((*connection, placed.look(board)?)));
         let moved: Vec<_> = moved.collect();
-        moved.into_iter().filter_map(|connection| Some((connection, self.look(connection)?))).collect()
+        for (connection, how) in &moved {
+            if *how == Some(Settled::Released) {
+                self.offers.remove(connection);
+            }
+        }
+        moved
+    }
+
+    /// Notes that there are unsettled offers. `false`: somebody has that in mind already.
+    pub(crate) fn note_unsettled(&mut self) -> bool {
+        !std::mem::replace(&mut self.noted, true)
+    }
+
+    /// Whether there still are, if that was noted.
+    pub(crate) fn is_unsettled(&mut self) -> bool {
+        self.noted = self.has_offers();
+        self.noted
     }
 
     /// Whether a word of its board is not free.
@@ -360,26 +412,11 @@ impl Link {
     }
 
     fn look(&mut self, connection: ConnectionId) -> Option<Move> {
-        let placed = self.offers.get_mut(&connection)?;
-        let (id, seen) = (placed.id, placed.seen);
-        let reading = self.board.read(id);
-        if reading == seen || seen == Reading::Illegal {
-            return None;
+        let how = self.offers.get_mut(&connection)?.look(&mut self.board)?;
+        if how == Some(Settled::Released) {
+            self.offers.remove(&connection);
         }
-        placed.seen = reading;
-        match (seen, reading) {
-            (Reading::Offered, Reading::Taken) => Some(Some(Settled::Taken)),
-            (Reading::Offered, Reading::Refused) => Some(Some(Settled::Refused)),
-            (Reading::Revoked, Reading::Released) => {
-                self.offers.remove(&connection);
-                self.board.released(id);
-                Some(Some(Settled::Released))
-            }
-            _ => {
-                placed.seen = Reading::Illegal;
-                Some(None)
-            }
-        }
+        Some(how)
     }
 
     /// Whether the heartbeat has moved since the last look.

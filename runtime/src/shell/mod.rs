@@ -34,7 +34,7 @@ mod surroundings;
 mod tickets;
 mod worker_log;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use everport_handoff::id::WorkerId;
@@ -93,15 +93,15 @@ struct Shell {
     poller: Poller,
     listeners: Listeners,
     connections: Connections,
-    links: HashMap<WorkerId, Link>,
+    links: BTreeMap<WorkerId, Link>,
     /// Nothing until a worker asks for them.
     ticket_keys: Option<TicketKeys>,
     /// The workers that have no link.
     foreigners: Foreigners,
     /// Links with offers that are on the board and not yet in the channel.
     staged: Vec<WorkerId>,
-    /// Links with offers that were not settled at the last look.
-    unsettled: BTreeSet<WorkerId>,
+    /// Links with offers that were not settled at the last look, each once.
+    unsettled: Vec<WorkerId>,
     /// Links that found no room for descriptors under way; tried again after a moment.
     starved: BTreeSet<WorkerId>,
     signals: Signals,
@@ -140,11 +140,11 @@ impl Shell {
             adopts_orphans: orphans::come_to_us(),
             listeners: Listeners::new(inherited),
             connections: Connections::default(),
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             ticket_keys: None,
             foreigners,
             staged: Vec::new(),
-            unsettled: BTreeSet::new(),
+            unsettled: Vec::new(),
             starved: BTreeSet::new(),
             records: Records::new(Audit::new(config.audit_file.clone())),
             events: VecDeque::new(),
@@ -229,9 +229,13 @@ impl Shell {
 
     /// Feeds the machine with what was noted and does what it says, and so on with the events that come of that.
     fn pump(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        let now = clock::now();
         let mut actions = std::mem::take(&mut self.actions);
         while let Some(event) = self.events.pop_front() {
-            self.machine.handle(event, clock::now(), &mut actions);
+            self.machine.handle(event, now, &mut actions);
             for action in actions.drain(..) {
                 self.note_news(&action);
                 self.carry_out(action);

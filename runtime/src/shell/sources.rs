@@ -143,14 +143,14 @@ impl Shell {
     /// Looks what became of the offers that were not settled yet.
     pub(super) fn settle_offers(&mut self) {
         let mut unsettled = std::mem::take(&mut self.unsettled);
-        unsettled.retain(|worker| {
-            let Some(link) = self.links.get_mut(worker) else { return false };
-            let moves = link.read_board();
+        for worker in &unsettled {
+            let moves = self.links.get_mut(worker).map(Link::read_board).unwrap_or_default();
             self.note_moves(*worker, moves);
-            self.links.get(worker).is_some_and(Link::has_offers)
-        });
-        self.unsettled.append(&mut unsettled);
+        }
         self.pump();
+        unsettled.retain(|worker| self.links.get_mut(worker).is_some_and(Link::is_unsettled));
+        unsettled.append(&mut self.unsettled);
+        self.unsettled = unsettled;
     }
 
     fn answer_bell(&mut self, worker: WorkerId) {

@@ -103,8 +103,9 @@ impl Worker {
     }
 
     pub(super) fn set_word(&mut self, connection: ConnectionId, word: Word) {
-        self.free_word(connection);
-        self.words.insert(connection, word);
+        if let Some(before) = self.words.insert(connection, word) {
+            self.tally[before as usize] -= 1;
+        }
         self.tally[word as usize] += 1;
     }
 

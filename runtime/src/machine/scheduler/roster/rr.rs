@@ -3,7 +3,7 @@
 //! Each worker has a time of its next turn on a clock that only turns move. A turn puts it off by one unit over its weight,
 //! so that one with weight 3 has three turns while one with weight 1 has one, evenly spread.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use everport_handoff::id::WorkerId;
 
@@ -12,7 +12,7 @@ use super::{Assembly, Choice, Member, UNIT, Verdict};
 #[derive(Debug, Default)]
 pub(in super::super) struct Rotation {
     turns: BTreeSet<Turn>,
-    places: HashMap<WorkerId, Place>,
+    places: BTreeMap<WorkerId, Place>,
     /// When the last turn was.
     now: u128,
     /// How many places have been taken: who came earlier goes first at the same time.
