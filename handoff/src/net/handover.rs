@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use super::io::Io;
 use super::kind::Kind;
 use super::stream::Stream;
 use super::unread::Unread;
@@ -53,7 +54,7 @@ async fn hand_over<K: Kind>(stream: Stream<K>, load: Load) -> Result<(), Handove
         return Err(HandoverError::Lost);
     };
     // It may be woken no more, and another process must not find it in this one's epoll.
-    let socket: OwnedFd = match K::into_std(io) {
+    let socket: OwnedFd = match io.into_std() {
         Ok(socket) => socket.into(),
         Err(error) => {
             tracing::debug!(%error, "take a stream out of its runtime");
@@ -66,13 +67,8 @@ async fn hand_over<K: Kind>(stream: Stream<K>, load: Load) -> Result<(), Handove
         Ok(Outcome::Moved) => Ok(()),
         Ok(Outcome::Returned(back, reason)) => {
             let (socket, tie) = back.into_parts();
-            match K::register(socket) {
-                Ok(io) => Err(returned(Stream::new(io, Some(peer), Some(tie), Unread::new(rest)), load, reason)),
-                Err(error) => {
-                    tracing::debug!(%error, "take a returned connection back");
-                    Err(HandoverError::Lost)
-                }
-            }
+            let stream = Stream::new(Io::bare(socket), Some(peer), Some(tie), Unread::new(rest));
+            Err(returned(stream, load, reason))
         }
         Ok(Outcome::Lost) | Err(_) => Err(HandoverError::Lost),
     }

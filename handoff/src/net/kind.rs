@@ -39,6 +39,9 @@ pub trait Sealed: Sized {
     fn register(socket: OwnedFd) -> io::Result<<Self as Kind>::Stream>
     where
         Self: Kind;
+    fn std(socket: OwnedFd) -> <Self as Kind>::StdStream
+    where
+        Self: Kind;
     fn into_std(stream: <Self as Kind>::Stream) -> io::Result<<Self as Kind>::StdStream>
     where
         Self: Kind;
@@ -101,7 +104,11 @@ macro_rules! kind {
             const LISTENER: address::Kind = address::Kind::$kind;
 
             fn register(socket: OwnedFd) -> io::Result<$stream> {
-                <$stream>::from_std(<$std>::from(socket))
+                <$stream>::from_std(Self::std(socket))
+            }
+
+            fn std(socket: OwnedFd) -> $std {
+                <$std>::from(socket)
             }
 
             fn into_std(stream: $stream) -> io::Result<$std> {

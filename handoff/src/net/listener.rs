@@ -15,6 +15,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::task::coop;
 
 use super::bind::{self, Source};
+use super::io::Io;
 use super::kind::Kind;
 use super::resumed::Resumed;
 use super::stream::Stream;
@@ -258,7 +259,7 @@ fn first_ready<T>(mut polls: impl Iterator<Item = Poll<T>>) -> Poll<T> {
 
 /// A connection of an offer that this worker has taken.
 pub(super) struct Taken<K: Kind, L> {
-    pub(super) io: K::Stream,
+    pub(super) io: Io<K>,
     pub(super) peer: K::Addr,
     pub(super) tie: Tie,
     /// What came with it.
@@ -304,9 +305,9 @@ fn look_for_offer<K: Kind, L>(
     }
     loop {
         let (Incoming { id, listener, socket, peer }, load) = pop()?;
-        // Registered first, for what cannot be registered must not be taken.
-        let (io, peer) = match register_stream::<K>(socket, &peer) {
-            Ok(registered) => registered,
+        // First, for what is none of this listener's must not be taken.
+        let peer = match client::<K>(&peer) {
+            Ok(peer) => peer,
             Err(error) => {
                 decline(link.board(), id);
                 link.picked();
@@ -315,10 +316,10 @@ fn look_for_offer<K: Kind, L>(
         };
         if let Some(tie) = Tie::take(link, listener, id) {
             link.picked();
-            return Some(Ok(Taken { io, peer, tie, load }));
+            return Some(Ok(Taken { io: Io::bare(socket), peer, tie, load }));
         }
         // Revoked: the copy is closed, plainly, before that is said.
-        drop(io);
+        drop(socket);
         link.board().release(id);
         link.picked();
     }
@@ -364,8 +365,8 @@ fn take_returned<K: Kind>(port: &Port) -> Option<Accepted<K>> {
     let (returned, name) = port.inbox().pop_returned()?;
     port.link().board().count_taken();
     let (socket, tie) = returned.into_parts();
-    let registered = register_stream::<K>(socket, &name);
-    Some(registered.map(|(io, peer)| (Stream::new(io, Some(peer.clone()), Some(tie), Unread::default()), peer)))
+    let peer = client::<K>(&name);
+    Some(peer.map(|peer| (Stream::new(Io::bare(socket), Some(peer.clone()), Some(tie), Unread::default()), peer)))
 }
 
 fn watch(socket: OwnedFd) -> io::Result<Socket> {
@@ -419,16 +420,15 @@ impl Registered for Socket {
 
 /// A connection that this process itself has accepted.
 fn stream<K: Kind>(io: OwnedFd, name: &SocketName, port: Option<&Port>) -> Accepted<K> {
-    let (io, peer) = register_stream::<K>(io, name)?;
+    let peer = client::<K>(name)?;
     let tie = port.map(|port| Tie::new(port.link(), port.id(), None));
-    Ok((Stream::new(io, Some(peer.clone()), tie, Unread::default()), peer))
+    Ok((Stream::new(Io::bare(io), Some(peer.clone()), tie, Unread::default()), peer))
 }
 
-fn register_stream<K: Kind>(socket: OwnedFd, peer: &SocketName) -> io::Result<(K::Stream, K::Addr)> {
-    let peer = K::addr(peer).ok_or_else(|| {
+fn client<K: Kind>(name: &SocketName) -> io::Result<K::Addr> {
+    K::addr(name).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "a client's address is of another kind than its listener")
-    })?;
-    Ok((K::register(socket)?, peer))
+    })
 }
 
 impl<K: Kind> fmt::Debug for Listener<K> {

@@ -33,6 +33,7 @@
 mod accepting;
 mod bind;
 mod handover;
+mod io;
 mod kind;
 mod listener;
 mod resumed;

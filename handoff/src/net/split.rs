@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
+use super::io::Io;
 use super::kind::{Kind, Tcp, Unix};
 use super::stream::{Stream, end, is_read};
 use super::unread::Unread;
@@ -171,7 +172,7 @@ impl<K: Kind> OwnedReadHalf<K> {
         let whole = whole.zip(halves.and_then(|(read, write)| K::reunite(read, write)));
         // Both halves are here and nobody else has any, so that each step above has found what it looked for.
         let (Whole { peer, tie, unread }, io) = whole.expect("the only two halves of one stream");
-        Ok(Stream::new(io, peer, tie, unread))
+        Ok(Stream::new(Io::watched(io), peer, tie, unread))
     }
 
     /// The client's address, as [`Stream::peer_addr`].

@@ -11,6 +11,7 @@ use bytes::{BufMut, Bytes};
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
+use super::io::{FIRST_READ, Io, write, write_vectored};
 use super::kind::{Kind, Tcp, Unix};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf};
 use super::unread::{self, Unread};
@@ -25,14 +26,14 @@ use crate::worker::tie::Tie;
 /// Dropping it ends the connection, also while the master still has its copy of the socket.
 pub struct Stream<K: Kind> {
     /// Nothing only once a method that consumes the stream has taken it.
-    io: Option<K::Stream>,
+    io: Option<Io<K>>,
     peer: Option<K::Addr>,
     tie: Option<Tie>,
     unread: Unread,
 }
 
 impl<K: Kind> Stream<K> {
-    pub(super) fn new(io: K::Stream, peer: Option<K::Addr>, tie: Option<Tie>, unread: Unread) -> Self {
+    pub(super) fn new(io: Io<K>, peer: Option<K::Addr>, tie: Option<Tie>, unread: Unread) -> Self {
         Self { io: Some(io), peer, tie, unread }
     }
 
@@ -44,7 +45,7 @@ impl<K: Kind> Stream<K> {
     pub fn peer_addr(&self) -> io::Result<K::Addr> {
         match &self.peer {
             Some(peer) => Ok(peer.clone()),
-            None => K::peer_addr(self.io()),
+            None => K::peer_addr(self.tokio()?),
         }
     }
 
@@ -54,24 +55,33 @@ impl<K: Kind> Stream<K> {
     ///
     /// As tokio's.
     pub fn local_addr(&self) -> io::Result<K::Addr> {
-        K::local_addr(self.io())
+        K::local_addr(self.tokio()?)
     }
 
     /// Borrows the two halves, which can be used at the same time.
+    ///
+    /// # Panics
+    ///
+    /// As [`into_inner`](Self::into_inner).
     pub fn split(&mut self) -> (ReadHalf<'_, K>, K::WriteRef<'_>) {
         let Self { io, peer, tie, unread } = self;
         // As in `io()`.
-        let (read, write) = K::split(io.as_mut().expect("taken only by methods that consume the stream"));
+        let io = io.as_mut().expect("taken only by methods that consume the stream");
+        let (read, write) = K::split(io.tokio_mut().expect(WATCHED));
         (ReadHalf::new(read, peer.as_ref(), tie.as_ref(), unread), write)
     }
 
     /// Parts the stream into its two halves. The connection counts until both are dropped. Dropping the writing half
     /// shuts down writing.
+    ///
+    /// # Panics
+    ///
+    /// As [`into_inner`](Self::into_inner).
     pub fn into_split(mut self) -> (OwnedReadHalf<K>, OwnedWriteHalf<K>) {
         let peer = self.peer.take();
         let unread = std::mem::take(&mut self.unread);
         let (io, tie) = self.take();
-        split::owned(io, peer, tie, unread)
+        split::owned(io.into_tokio().expect(WATCHED), peer, tie, unread)
     }
 
     /// The bytes that another worker has read from the connection and not used, as far as nobody has read them here. They
@@ -87,7 +97,7 @@ impl<K: Kind> Stream<K> {
     /// Waits until the client has said something, and reads nothing.
     #[cfg(all(feature = "http", feature = "rustls"))]
     pub(crate) async fn first_byte(&self) -> io::Result<()> {
-        if self.unread.any() { Ok(()) } else { K::readable(self.io()).await }
+        if self.unread.any() { Ok(()) } else { K::readable(self.tokio()?).await }
     }
 
     /// Leaves tokio and the worker's count: a [`Guard`](crate::worker::Guard) keeps the worker alive for what goes on with
@@ -100,13 +110,18 @@ impl<K: Kind> Stream<K> {
         if self.unread.any() {
             return Err(unread::left());
         }
-        K::into_std(self.take().0)
+        self.take().0.into_std()
     }
 
     /// Leaves the worker's count, as [`into_std`](Self::into_std) does. Bytes of [`take_unread`](Self::take_unread) that
     /// were not taken are lost.
+    ///
+    /// # Panics
+    ///
+    /// Tokio watches a connection from the first time that somebody has to wait for it; this is one. It panics outside of a
+    /// tokio runtime, as tokio's `from_std` does, and when the system has no memory for it.
     pub fn into_inner(mut self) -> K::Stream {
-        self.take().0
+        self.take().0.into_tokio().expect(WATCHED)
     }
 
     /// The worker that counts it.
@@ -119,7 +134,7 @@ impl<K: Kind> Stream<K> {
     }
 
     /// The parts of a stream that a worker counts.
-    pub(super) fn into_tied(mut self) -> Option<(K::Stream, K::Addr, Tie)> {
+    pub(super) fn into_tied(mut self) -> Option<(Io<K>, K::Addr, Tie)> {
         let peer = self.peer.take()?;
         match self.take() {
             (io, Some(tie)) => Some((io, peer, tie)),
@@ -127,18 +142,23 @@ impl<K: Kind> Stream<K> {
         }
     }
 
-    fn take(&mut self) -> (K::Stream, Option<Tie>) {
+    fn take(&mut self) -> (Io<K>, Option<Tie>) {
         // The callers consume the stream, so that this is the only time.
         let io = self.io.take().expect("taken only by methods that consume the stream");
         (io, self.tie.take())
     }
 
-    fn io(&self) -> &K::Stream {
+    pub(super) fn io(&self) -> &Io<K> {
         // Every method that takes it consumes the stream.
         self.io.as_ref().expect("taken only by methods that consume the stream")
     }
 
-    fn io_mut(&mut self) -> Pin<&mut K::Stream> {
+    /// Tokio's stream.
+    pub(super) fn tokio(&self) -> io::Result<&K::Stream> {
+        self.io().tokio()
+    }
+
+    fn io_mut(&mut self) -> Pin<&mut Io<K>> {
         // As in `io()`.
         Pin::new(self.io.as_mut().expect("taken only by methods that consume the stream"))
     }
@@ -158,6 +178,9 @@ impl<K: Kind> Stream<K> {
     }
 }
 
+/// What is expected where there is no way to say otherwise.
+const WATCHED: &str = "a runtime watches the connection";
+
 /// Whether the application has read from a stream now, or has seen that it cannot.
 pub(super) fn is_read<T>(outcome: &io::Result<T>) -> bool {
     !matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -165,8 +188,11 @@ pub(super) fn is_read<T>(outcome: &io::Result<T>) -> bool {
 
 impl<K: Kind> Drop for Stream<K> {
     fn drop(&mut self) {
-        if let (Some(io), Some(tie)) = (&self.io, &self.tie) {
-            end(io, tie);
+        if let (Some(io), Some(tie)) = (&self.io, &self.tie)
+            && tie.is_shared()
+        {
+            // As in `end`.
+            let _ = io.with_fd(|socket| Ok(rustix::net::shutdown(socket, Shutdown::Both)?));
         }
     }
 }
@@ -216,9 +242,12 @@ impl<K: Kind> AsyncWrite for Stream<K> {
     }
 }
 
+/// # Panics
+///
+/// As [`Stream::into_inner`].
 impl<K: Kind> AsFd for Stream<K> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io().as_fd()
+        self.tokio().expect(WATCHED).as_fd()
     }
 }
 
@@ -236,87 +265,116 @@ impl<K: Kind> fmt::Debug for Stream<K> {
 macro_rules! as_tokio {
     ($kind:ty, $tokio:ty) => {
         impl Stream<$kind> {
+            fn read_now(&self, buf: &mut [u8]) -> io::Result<usize> {
+                match self.io().try_bare(|socket| rustix::io::read(socket, &mut *buf)) {
+                    Some(read) => read,
+                    None => self.tokio()?.try_read(buf),
+                }
+            }
+
+            fn read_vectored_now(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+                match self.io().try_bare(|socket| rustix::io::readv(socket, bufs)) {
+                    Some(read) => read,
+                    None => self.tokio()?.try_read_vectored(bufs),
+                }
+            }
+
+            fn read_buf_now(&self, buf: &mut impl BufMut) -> io::Result<usize> {
+                let mut first = [0; FIRST_READ];
+                let room = buf.remaining_mut().min(FIRST_READ);
+                match self.io().try_bare(|socket| rustix::io::read(socket, &mut first[..room])) {
+                    Some(read) => read.inspect(|count| buf.put_slice(&first[..*count])),
+                    None => self.tokio()?.try_read_buf(buf),
+                }
+            }
+
             /// As tokio's.
             pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-                self.unread.ready(interest, self.io().ready(interest)).await
+                self.unread.ready(interest, self.tokio()?.ready(interest)).await
             }
 
             /// As tokio's.
             pub async fn readable(&self) -> io::Result<()> {
-                if self.unread.any() { Ok(()) } else { self.io().readable().await }
+                if self.unread.any() { Ok(()) } else { self.tokio()?.readable().await }
             }
 
             /// As tokio's.
             pub async fn writable(&self) -> io::Result<()> {
-                self.io().writable().await
+                self.tokio()?.writable().await
             }
 
             /// As tokio's.
             pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                if self.unread.any() { Poll::Ready(Ok(())) } else { self.io().poll_read_ready(cx) }
+                if self.unread.any() { Poll::Ready(Ok(())) } else { self.tokio()?.poll_read_ready(cx) }
             }
 
             /// As tokio's.
             pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.io().poll_write_ready(cx)
+                self.tokio()?.poll_write_ready(cx)
             }
 
             /// As tokio's.
             pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-                self.note(self.unread.read(buf).map_or_else(|| self.io().try_read(buf), Ok))
+                self.note(self.unread.read(buf).map_or_else(|| self.read_now(buf), Ok))
             }
 
             /// As tokio's.
             pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-                self.note(self.unread.read_vectored(bufs).map_or_else(|| self.io().try_read_vectored(bufs), Ok))
+                self.note(self.unread.read_vectored(bufs).map_or_else(|| self.read_vectored_now(bufs), Ok))
             }
 
             /// As tokio's.
             pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
-                self.note(self.unread.read_buf(buf).map_or_else(|| self.io().try_read_buf(buf), Ok))
+                self.note(self.unread.read_buf(buf).map_or_else(|| self.read_buf_now(buf), Ok))
             }
 
             /// As tokio's.
             pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-                self.io().try_write(buf)
+                match self.io().try_bare(|socket| write(socket, buf)) {
+                    Some(written) => written,
+                    None => self.tokio()?.try_write(buf),
+                }
             }
 
             /// As tokio's.
             pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-                self.io().try_write_vectored(bufs)
+                match self.io().try_bare(|socket| write_vectored(socket, bufs)) {
+                    Some(written) => written,
+                    None => self.tokio()?.try_write_vectored(bufs),
+                }
             }
 
             /// As tokio's. The worker takes a success for a read. It fails for reads while there are bytes for
             /// [`take_unread`](Stream::take_unread).
             pub fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
                 self.unread.refuse_direct(interest)?;
-                self.note(self.io().try_io(interest, io))
+                self.note(self.tokio()?.try_io(interest, io))
             }
 
             /// As tokio's. The worker takes the end for a read. It fails as [`try_io`](Self::try_io).
             pub async fn async_io<R>(&self, interest: Interest, io: impl FnMut() -> io::Result<R>) -> io::Result<R> {
                 self.unread.refuse_direct(interest)?;
-                self.note(self.io().async_io(interest, io).await)
+                self.note(self.tokio()?.async_io(interest, io).await)
             }
 
             /// As tokio's.
             pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-                self.io().take_error()
+                self.tokio()?.take_error()
             }
         }
 
         /// What is read through tokio's stream is not seen by the worker, and comes after the bytes of
-        /// [`take_unread`](Stream::take_unread).
+        /// [`take_unread`](Stream::take_unread). Panics as [`Stream::into_inner`].
         impl AsRef<$tokio> for Stream<$kind> {
             fn as_ref(&self) -> &$tokio {
-                self.io()
+                self.tokio().expect(WATCHED)
             }
         }
 
         /// The stream counts for nothing: take a [`Guard`](crate::worker::Guard) where a drain shall wait for it.
         impl From<$tokio> for Stream<$kind> {
             fn from(io: $tokio) -> Self {
-                Self::new(io, None, None, Unread::default())
+                Self::new(Io::watched(io), None, None, Unread::default())
             }
         }
 

@@ -60,7 +60,7 @@ impl Stream<Tcp> {
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self.unread().peek(buf) {
             Some(count) => Ok(count),
-            None => self.tokio().peek(buf).await,
+            None => self.tokio()?.peek(buf).await,
         }
     }
 
@@ -68,51 +68,52 @@ impl Stream<Tcp> {
     pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         match self.unread().peek_some(buf) {
             Some(count) => Poll::Ready(Ok(count)),
-            None => self.tokio().poll_peek(cx, buf),
+            None => self.tokio()?.poll_peek(cx, buf),
         }
     }
 
     /// As tokio's.
     pub fn nodelay(&self) -> io::Result<bool> {
-        self.tokio().nodelay()
+        self.socket(|socket| socket.tcp_nodelay())
     }
 
     /// As tokio's.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.tokio().set_nodelay(nodelay)
+        self.socket(|socket| socket.set_tcp_nodelay(nodelay))
     }
 
     /// As tokio's.
     pub fn ttl(&self) -> io::Result<u32> {
-        self.tokio().ttl()
+        self.socket(|socket| socket.ttl_v4())
     }
 
     /// As tokio's.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.tokio().set_ttl(ttl)
+        self.socket(|socket| socket.set_ttl_v4(ttl))
     }
 
     /// As tokio's.
     pub fn quickack(&self) -> io::Result<bool> {
-        self.tokio().quickack()
+        self.socket(|socket| socket.tcp_quickack())
     }
 
     /// As tokio's.
     pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
-        self.tokio().set_quickack(quickack)
+        self.socket(|socket| socket.set_tcp_quickack(quickack))
     }
 
     /// As tokio's.
     pub fn linger(&self) -> io::Result<Option<Duration>> {
-        SockRef::from(self).linger()
+        self.socket(|socket| socket.linger())
     }
 
     /// As tokio's.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        SockRef::from(self).set_linger(linger)
+        self.socket(|socket| socket.set_linger(linger))
     }
 
-    fn tokio(&self) -> &tokio::net::TcpStream {
-        self.as_ref()
+    /// What needs no runtime.
+    fn socket<R>(&self, act: impl FnOnce(SockRef<'_>) -> io::Result<R>) -> io::Result<R> {
+        self.io().with_fd(|fd| act(SockRef::from(&fd)))
     }
 }

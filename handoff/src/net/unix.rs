@@ -69,7 +69,6 @@ impl Listener<Unix> {
 impl Stream<Unix> {
     /// As tokio's: who the client was when it connected.
     pub fn peer_cred(&self) -> io::Result<UCred> {
-        let io: &tokio::net::UnixStream = self.as_ref();
-        io.peer_cred()
+        self.tokio()?.peer_cred()
     }
 }

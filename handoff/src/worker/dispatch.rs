@@ -215,8 +215,8 @@ impl Link {
     /// Puts offers into their listeners' queues. Those whose descriptors did not all arrive are refused, and they are the
     /// last; so are those that nobody here can use.
     fn offered(&self, offers: Vec<Offer>, fds: Vec<OwnedFd>) {
-        // Else nothing lies in the queues that the master could have revoked.
-        let has_older = self.queued.load(Ordering::Relaxed) > 0;
+        // Whether something in the queues may have been revoked.
+        let mut is_doubtful = self.queued.load(Ordering::Relaxed) > 0;
         let mut fds = fds.into_iter();
         for Offer { id, listener, peer, parcel } in offers {
             let has_file = parcel.descriptors() == 2;
@@ -239,8 +239,9 @@ impl Link {
                 Ok(()) => inbox.waiters.wake(),
                 Err(useless) => self.give_back(vec![useless]),
             }
+            is_doubtful |= self.board().is_revoked(id);
         }
-        if has_older {
+        if is_doubtful {
             self.release_revoked();
         }
     }

@@ -72,6 +72,7 @@ async fn the_halves_try_reads_count_as_the_stream_s() {
     let (read, write) = stream.split();
     assert_eq!(read.peer_addr().unwrap(), peer);
     assert_eq!(read.try_read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    write.writable().await.unwrap();
     write.try_write(b"hello").unwrap();
     connection.client.write_all(b"GET").unwrap();
     let (mut read, _write) = stream.into_split();

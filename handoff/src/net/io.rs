@@ -1,0 +1,209 @@
+//! A stream's socket, which tokio watches from the first time that somebody has to wait for it.
+//!
+//! Most requests are there before their connection is: their bytes are read, and the answer is written, at once. A
+//! connection that ends with that never comes into the runtime's epoll, which is a tenth of what it costs. (Measured by the
+//! benchmark of `ops/bench`, part `connections`.)
+//!
+//! Invariant: the socket is bare, or watched, or consumed by a failure to watch it; never two of these.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::task::coop;
+
+use super::kind::Kind;
+
+/// How much is read at once from a bare socket: the head of a request as a rule.
+pub(super) const FIRST_READ: usize = 4096;
+
+/// A connected socket, non-blocking. Closed on drop.
+pub(super) struct Io<K: Kind> {
+    watched: OnceLock<K::Stream>,
+    bare: Mutex<Option<OwnedFd>>,
+    /// Whether the bare socket has been read empty, so that who reads on has to wait.
+    is_empty: bool,
+}
+
+impl<K: Kind> Io<K> {
+    /// A socket that no runtime knows.
+    pub(super) fn bare(socket: OwnedFd) -> Self {
+        Self { watched: OnceLock::new(), bare: Mutex::new(Some(socket)), is_empty: false }
+    }
+
+    /// A stream of tokio's.
+    pub(super) fn watched(stream: K::Stream) -> Self {
+        Self { watched: OnceLock::from(stream), bare: Mutex::new(None), is_empty: false }
+    }
+
+    /// Tokio's stream, in the runtime where it was first wanted.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses to watch the socket, or there is no runtime here; the connection has ended then.
+    pub(super) fn tokio(&self) -> io::Result<&K::Stream> {
+        if self.watched.get().is_none() {
+            // Held, so that only one watches it.
+            let mut bare = self.bare.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(socket) = bare.take() {
+                let _ = self.watched.set(watch::<K>(socket)?);
+            }
+        }
+        self.watched.get().ok_or_else(consumed)
+    }
+
+    /// As [`tokio`](Self::tokio).
+    pub(super) fn tokio_mut(&mut self) -> io::Result<&mut K::Stream> {
+        self.tokio()?;
+        self.watched.get_mut().ok_or_else(consumed)
+    }
+
+    /// As [`tokio`](Self::tokio).
+    pub(super) fn into_tokio(self) -> io::Result<K::Stream> {
+        self.tokio()?;
+        self.watched.into_inner().ok_or_else(consumed)
+    }
+
+    /// The standard library's stream, in no runtime.
+    pub(super) fn into_std(mut self) -> io::Result<K::StdStream> {
+        match self.bare_mut().take() {
+            Some(socket) => Ok(K::std(socket)),
+            None => K::into_std(self.watched.into_inner().ok_or_else(consumed)?),
+        }
+    }
+
+    /// What needs no runtime.
+    pub(super) fn with_fd<R>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+        if let Some(stream) = self.watched.get() {
+            return act(stream.as_fd());
+        }
+        match &*self.bare.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(socket) => act(socket.as_fd()),
+            // It has come to be watched meanwhile.
+            None => act(self.watched.get().ok_or_else(consumed)?.as_fd()),
+        }
+    }
+
+    /// As [`poll_bare`](Self::poll_bare), for who does not wait. `None`: tokio's stream knows whether it would block.
+    pub(super) fn try_bare(
+        &self,
+        mut act: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Option<io::Result<usize>> {
+        let bare = self.bare.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = bare.as_ref()?;
+        Some(rustix::io::retry_on_intr(|| act(socket.as_fd())).map_err(io::Error::from))
+    }
+
+    fn bare_mut(&mut self) -> &mut Option<OwnedFd> {
+        self.bare.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the bare socket, unless that would have to wait. `None`: the stream of tokio's must do it.
+    fn poll_bare(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut act: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Poll<Option<io::Result<usize>>> {
+        let Some(socket) = self.bare_mut() else { return Poll::Ready(None) };
+        // A client that is always quicker than its task must not keep the others from their turn.
+        let turn = ready!(coop::poll_proceed(cx));
+        let done = rustix::io::retry_on_intr(|| act(socket.as_fd()));
+        if done == Err(rustix::io::Errno::AGAIN) {
+            return Poll::Ready(None);
+        }
+        turn.made_progress();
+        Poll::Ready(Some(done.map_err(io::Error::from)))
+    }
+}
+
+/// Without a signal where the client has gone, as tokio's.
+pub(super) fn write(socket: BorrowedFd<'_>, buf: &[u8]) -> rustix::io::Result<usize> {
+    rustix::net::send(socket, buf, SendFlags::NOSIGNAL)
+}
+
+/// As [`write`].
+pub(super) fn write_vectored(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+}
+
+fn watch<K: Kind>(socket: OwnedFd) -> io::Result<K::Stream> {
+    match Handle::try_current() {
+        Ok(_) => K::register(socket),
+        Err(error) => Err(io::Error::other(format!("a stream needs a tokio runtime to wait in: {error}"))),
+    }
+}
+
+fn consumed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the system refused to watch the socket, which ended the connection")
+}
+
+impl<K: Kind> AsyncRead for Io<K> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.is_empty && self.bare_mut().is_some() {
+            let room = buf.remaining().min(FIRST_READ);
+            let into = buf.initialize_unfilled_to(room);
+            let read = self.poll_bare(cx, |socket| rustix::io::read(socket, &mut *into));
+            if let Some(read) = ready!(read) {
+                let count = read?;
+                buf.advance(count);
+                self.is_empty = count < room;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Pin::new(self.tokio_mut()?).poll_read(cx, buf)
+    }
+}
+
+impl<K: Kind> AsyncWrite for Io<K> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_bare(cx, |socket| write(socket, buf))) {
+            Some(written) => Poll::Ready(written),
+            None => Pin::new(self.tokio_mut()?).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_bare(cx, |socket| write_vectored(socket, bufs))) {
+            Some(written) => Poll::Ready(written),
+            None => Pin::new(self.tokio_mut()?).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // All of tokio's sockets do, and a bare one does.
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket keeps nothing back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = self.with_fd(|socket| Ok(rustix::net::shutdown(socket, Shutdown::Write)?));
+        Poll::Ready(match shut {
+            // The client has ended the connection already; as tokio.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            shut => shut,
+        })
+    }
+}
+
+impl<K: Kind> fmt::Debug for Io<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.watched.get() {
+            Some(stream) => stream.fmt(f),
+            None => f.debug_struct("Io").field("bare", &self.bare).finish(),
+        }
+    }
+}
