@@ -24,6 +24,7 @@ impl Unread {
     }
 
     /// Whether any are left.
+    #[inline]
     pub(super) fn any(&self) -> bool {
         // Acquire, so that whoever sees none sees them as read before it reads the socket.
         self.any.load(Ordering::Acquire)
@@ -59,6 +60,7 @@ impl Unread {
     }
 
     /// As `poll_read`; `None` as above.
+    #[inline]
     pub(super) fn read_some(&self, buf: &mut ReadBuf<'_>) -> Option<()> {
         self.with(|bytes| buf.put_slice(&bytes.split_to(bytes.len().min(buf.remaining()))))
     }
@@ -102,6 +104,7 @@ impl Unread {
         }
     }
 
+    #[inline]
     fn with<T>(&self, read: impl FnOnce(&mut Bytes) -> T) -> Option<T> {
         if !self.any() {
             return None;

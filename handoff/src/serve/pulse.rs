@@ -1,7 +1,7 @@
 //! What is known of one HTTP connection from outside hyper: what its IO, its timer and its services have seen.
 //!
 //! Invariant: one task polls all of them, but for the ends of requests, which may come from any. So the words need no order
-//! among each other.
+//! among each other. What every read, write or poll asks is inlined into hyper, which is built with the application.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -41,6 +41,7 @@ impl Pulse {
     }
 
     /// hyper begins to wait for a head.
+    #[inline]
     pub(super) fn head_awaited(&self) {
         self.heads.store(self.heads.load(Relaxed) + 1, Relaxed);
         self.head_begun.store(false, Relaxed);
@@ -50,10 +51,12 @@ impl Pulse {
     }
 
     /// hyper has a head, or waits no longer.
+    #[inline]
     pub(super) fn head_over(&self) {
         self.awaits_head.store(false, Relaxed);
     }
 
+    #[inline]
     pub(super) fn bytes_came(&self) {
         self.head_begun.store(true, Relaxed);
         self.answered.store(true, Relaxed);
@@ -66,6 +69,7 @@ impl Pulse {
 
     /// The number of the head that has begun and is not complete. A part that came together with the request before it is
     /// not seen.
+    #[inline]
     pub(super) fn present_head(&self) -> Option<u64> {
         (self.awaits_head.load(Relaxed) && self.head_begun.load(Relaxed)).then(|| self.heads.load(Relaxed))
     }
@@ -74,14 +78,17 @@ impl Pulse {
         self.head_overdue.store(true, Relaxed);
     }
 
+    #[inline]
     pub(super) fn is_head_overdue(&self) -> bool {
         self.head_overdue.load(Relaxed)
     }
 
+    #[inline]
     pub(super) fn written(&self) {
         self.unflushed.store(true, Relaxed);
     }
 
+    #[inline]
     pub(super) fn flushed(&self) {
         self.unflushed.store(false, Relaxed);
     }
@@ -90,6 +97,7 @@ impl Pulse {
         self.http2.store(true, Relaxed);
     }
 
+    #[inline]
     pub(super) fn speaks_http2(&self) -> bool {
         self.http2.load(Relaxed)
     }
@@ -105,6 +113,7 @@ impl Pulse {
     }
 
     /// Whether no request is in progress.
+    #[inline]
     pub(super) fn is_unused(&self) -> bool {
         self.requests.load(Relaxed) == 0
     }
@@ -116,6 +125,7 @@ impl Pulse {
 
     /// Whether hyper could be taken apart now and nothing were lost but what its parts have: no request in progress, all
     /// that was written is flushed, and what was read and is no request yet is in the parts.
+    #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.is_unused() && self.awaits_head.load(Relaxed) && !self.unflushed.load(Relaxed)
     }
@@ -136,6 +146,7 @@ impl Request {
     }
 
     /// Whether its response shall be the last of the connection.
+    #[inline]
     pub(super) fn is_last(&self) -> bool {
         self.last || self.pulse.leaving.load(Relaxed)
     }

@@ -42,6 +42,7 @@ impl Tie {
     }
 
     /// Notes that the application has read from the stream, or has seen that it cannot.
+    #[inline]
     pub(crate) fn was_read(&self) {
         // The load alone is the common case: every read of the stream passes here.
         if self.unread.load(Ordering::Relaxed) && self.unread.swap(false, Ordering::Relaxed) {

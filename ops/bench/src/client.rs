@@ -116,6 +116,12 @@ pub(crate) async fn load(server: &Server, connections: usize, at_a_time: usize) 
     }
 }
 
+/// For `map_err`: a client of this server failed where none may.
+pub(crate) fn failed(server: &Server) -> impl Fn(Failure) -> Error {
+    let side = server.side.to_string();
+    move |failure| Error::Clients { side: side.clone(), failed: 1, total: 1, first: failure.to_string() }
+}
+
 /// Lets a server finish what the last client left to do.
 pub(crate) async fn settle() {
     clock::pass(Duration::from_millis(20)).await;

@@ -25,6 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use error::{Error, Result};
 use machine::Machine;
 use parts::Part;
+use rustix::process::{Resource, Rlimit, getpid, getrlimit, set_child_subreaper, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::task::LocalSet;
 
@@ -77,7 +78,8 @@ fn main() -> Result<()> {
 
 async fn run(measure: &Measure) -> Result<()> {
     // What loses its parent becomes ours, so that it can be reaped.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(Error::io("adopt", "orphans"))?;
+    set_child_subreaper(Some(getpid())).map_err(Error::io("adopt", "orphans"))?;
+    allow_many_descriptors()?;
     let machine = Machine::here();
     let all = Part::value_variants();
     let parts = if measure.parts.is_empty() { all } else { &measure.parts };
@@ -88,6 +90,13 @@ async fn run(measure: &Measure) -> Result<()> {
         io::stdout().write_all(text.as_bytes()).map_err(Error::io("print", "the findings"))?;
     }
     Ok(())
+}
+
+/// For us and for the servers, which inherit it: as many as the hard limit allows.
+fn allow_many_descriptors() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, most).map_err(Error::io("raise", "the limit of descriptors"))
 }
 
 /// Resolves when somebody wants it to end.

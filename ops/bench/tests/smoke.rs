@@ -1,24 +1,48 @@
-//! The benchmarks run: the first of them in its smallest form gives a figure for each side that is written in Rust. What the
+//! The benchmarks run: two of them in their smallest form give a figure for each side that is written in Rust. How good the
 //! figures are is nobody's business here.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-#[test]
-fn the_first_benchmark_gives_figures_for_every_rust_side_and_leaves_nothing_running() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+/// Runs a part without the servers of others, and returns its findings.
+fn findings(part: &str, folder: &Path) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_everport-bench"));
-    command.args(["measure", "connections", "--quick", "--output"]).arg(folder.path());
+    command.args(["measure", part, "--quick", "--output"]).arg(folder);
     for variable in ["BENCH_NGINX", "BENCH_NODE"] {
         command.env_remove(variable);
     }
-    let output = command.env("EVERPORT_BENCH_TEST", folder.path()).output().expect("it starts");
+    let output = command.env("EVERPORT_BENCH_TEST", folder).output().expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = fs::read_to_string(folder.join(format!("{part}.json"))).expect("findings");
+    serde_json::from_str(&text).expect("json")
+}
 
-    let text = fs::read_to_string(folder.path().join("connections.json")).expect("findings");
-    let findings: Value = serde_json::from_str(&text).expect("json");
+/// The median of a figure of this side, in the last of its cases.
+fn median(findings: &Value, name: &str, side: &str) -> f64 {
+    let figures = findings["findings"]["figures"].as_array().expect("figures");
+    let figure = figures.iter().rfind(|figure| figure["side"] == side && figure["name"] == name);
+    let figure = figure.unwrap_or_else(|| panic!("no {name} of {side}: {findings:#}"));
+    figure["summary"]["median"].as_f64().unwrap_or_else(|| panic!("no number: {figure:#}"))
+}
+
+#[test]
+fn reloads_cost_something_and_close_no_idle_connection() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let findings = findings("growth", folder.path());
+    for side in ["Everport rr", "Everport none"] {
+        assert!(median(&findings, "CPU per reload", side) > 0.0);
+        assert!(median(&findings, "time until a reload has ended", side) > 0.0);
+        assert_eq!(median(&findings, "idle connections closed by a reload", side), 0.0);
+    }
+}
+
+#[test]
+fn the_first_benchmark_gives_figures_for_every_rust_side_and_leaves_nothing_running() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let findings = findings("connections", folder.path());
     let figures = findings["findings"]["figures"].as_array().expect("figures");
     for side in [
         "bare accept loop",
@@ -29,10 +53,9 @@ fn the_first_benchmark_gives_figures_for_every_rust_side_and_leaves_nothing_runn
         "Everport rr",
         "Everport none",
     ] {
+        assert!(median(&findings, "CPU per connection", side) > 0.0);
         let figure = figures.iter().find(|figure| figure["side"] == side && figure["name"] == "CPU per connection");
-        let figure = figure.unwrap_or_else(|| panic!("nothing of {side}: {text}"));
-        assert!(figure["summary"]["median"].as_f64() > Some(0.0), "{figure:#}");
-        assert_eq!(figure["rounds"].as_array().map(Vec::len), Some(3), "{figure:#}");
+        assert_eq!(figure.map(|figure| figure["rounds"].as_array().map(Vec::len)), Some(Some(3)), "{figure:#?}");
     }
     assert!(fs::read_to_string(folder.path().join("connections.md")).expect("a page").contains("| Everport rr |"));
     assert!(folder.path().join("connections-cpu-per-connection.svg").exists());

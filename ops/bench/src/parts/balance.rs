@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::start;
-use crate::client::{hold, load};
-use crate::error::{Error, Result};
+use crate::client::{failed, hold, load, settle};
+use crate::error::Result;
 use crate::figures::{Findings, Limit};
 use crate::server::Server;
 use crate::side::Side;
@@ -38,12 +38,7 @@ async fn stay(server: &Server, connections: usize) -> Result<Vec<u32>> {
     let mut held = Vec::new();
     for turn in 0..4 {
         while held.len() < connections {
-            held.push(hold(server.address).await.map_err(|failure| Error::Clients {
-                side: server.side.to_string(),
-                failed: 1,
-                total: held.len() + 1,
-                first: failure.to_string(),
-            })?);
+            held.push(hold(server.address).await.map_err(failed(server))?);
         }
         if turn < 3 {
             let mut number = 0;
@@ -51,7 +46,7 @@ async fn stay(server: &Server, connections: usize) -> Result<Vec<u32>> {
                 number += 1;
                 number % 2 == 0
             });
-            crate::client::settle().await;
+            settle().await;
         }
     }
     Ok(held.iter().map(|(_, pid)| *pid).collect())

@@ -1,12 +1,14 @@
 //! 2. HTTP/1.1 keep-alive: requests per second and CPU per request.
 
+use std::collections::HashMap;
+
 use tokio::task::JoinSet;
 
 use super::start_all;
-use crate::client::{Failure, settle};
+use crate::client::{Failure, failed, settle};
 use crate::clock;
 use crate::cpu;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::figures::{Findings, Limit};
 use crate::http::Connection;
 use crate::serve::Kind;
@@ -24,39 +26,62 @@ const SIDES: [Side; 6] = [
 
 const RATE: &str = "requests per second";
 const COST: &str = "CPU per request";
+/// Plain axum at the end of each round, when it has been measured at its beginning already: the two differ by noise alone.
+const AGAIN: &str = "the same axum again";
+/// After so many, connections are taken as they come.
+const ATTEMPTS: usize = 1000;
+/// What `web` may cost of plain axum, where the goal is no more: so far apart are two measurements of the same server.
+const NOISE: f64 = 1.05;
+
+struct Plan {
+    workers: &'static [usize],
+    clients: &'static [usize],
+    rounds: usize,
+    requests: usize,
+}
+
+const FULL: Plan = Plan { workers: &[1, 2], clients: &[4, 16], rounds: 11, requests: 20_000 };
+const QUICK: Plan = Plan { workers: &[2], clients: &[4], rounds: 2, requests: 1000 };
 
 pub(super) async fn measure(quick: bool) -> Result<Findings> {
-    let (rounds, requests): (usize, usize) = if quick { (2, 1000) } else { (11, 20_000) };
+    let plan = if quick { QUICK } else { FULL };
     let mut findings = Findings::new("http", "HTTP/1.1 keep-alive", quick);
-    let servers = start_all(&SIDES, 2, &mut findings).await?;
-    for clients in [4, 16] {
-        let case = format!("2 workers, {clients} clients");
-        for round in 0..=rounds {
-            for server in &servers {
-                let (rate, cost) = ask(server, requests, clients).await?;
-                // The first one warms up.
-                if round > 0 {
-                    findings.note(COST, "µs", server.side, &case, cost);
-                    findings.note(RATE, "1/s", server.side, &case, rate);
-                }
-            }
+    for workers in plan.workers {
+        let servers = start_all(&SIDES, *workers, &mut findings).await?;
+        for clients in plan.clients {
+            measure_with(&plan, &servers, *clients, &mut findings).await?;
         }
     }
     let axum = Side::Baseline(Kind::Axum);
-    // Within noise.
     for policy in ["rr", "none"] {
-        findings.compare(COST, Side::Web(policy), axum, Some(Limit::AtMost(1.05)));
+        findings.compare(COST, Side::Web(policy), axum, Some(Limit::AtMost(NOISE)));
         findings.compare(RATE, Side::Web(policy), axum, None);
     }
+    findings.compare(COST, AGAIN, axum, None);
     Ok(findings)
+}
+
+/// All sides side by side: in every round each of them has its turn, and the first one, plain axum, another one.
+async fn measure_with(plan: &Plan, servers: &[Server], clients: usize, findings: &mut Findings) -> Result<()> {
+    for round in 0..=plan.rounds {
+        let turns = servers.iter().map(|server| (server, server.side.to_string()));
+        let again = servers.first().map(|axum| (axum, AGAIN.to_owned()));
+        for (server, name) in turns.chain(again) {
+            let (rate, cost) = ask(server, plan.requests, clients).await?;
+            // The first one warms up.
+            if round > 0 {
+                let case = format!("{} workers, {clients} clients", server.workers);
+                findings.note(COST, "µs", &name, &case, cost);
+                findings.note(RATE, "1/s", &name, &case, rate);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Requests per second, and microseconds of the server for each.
 async fn ask(server: &Server, requests: usize, clients: usize) -> Result<(f64, f64)> {
-    let mut connections = Vec::new();
-    for _ in 0..clients {
-        connections.push(Connection::open(server.address).await.map_err(|failure| failed(server, failure))?);
-    }
+    let connections = open(server, clients).await.map_err(failed(server))?;
     let processes = server.processes();
     let (begin, before) = (clock::now(), cpu::time(&processes));
     let mut asking = JoinSet::new();
@@ -71,13 +96,25 @@ async fn ask(server: &Server, requests: usize, clients: usize) -> Result<(f64, f
     let outcomes: Vec<std::result::Result<(), Failure>> = asking.join_all().await;
     let took = begin.elapsed();
     settle().await;
-    if let Some(failure) = outcomes.into_iter().find_map(std::result::Result::err) {
-        return Err(failed(server, failure));
-    }
+    outcomes.into_iter().collect::<std::result::Result<(), _>>().map_err(failed(server))?;
     let asked = (requests / clients * clients) as f64;
     Ok((asked / took.as_secs_f64(), (cpu::time(&processes) - before) as f64 / asked / 1000.0))
 }
 
-fn failed(server: &Server, failure: Failure) -> Error {
-    Error::Clients { side: server.side.to_string(), failed: 1, total: 1, first: failure.to_string() }
+/// Kept connections, as many to each worker where the server lets them be: a worker that has more of them is woken less
+/// often, and pays less for each request.
+async fn open(server: &Server, clients: usize) -> std::result::Result<Vec<Connection>, Failure> {
+    let mut of_worker: HashMap<u32, usize> = HashMap::new();
+    let mut connections = Vec::new();
+    let mut attempts = 0;
+    while connections.len() < clients {
+        attempts += 1;
+        let mut connection = Connection::open(server.address).await?;
+        let count = of_worker.entry(connection.get().await?.pid).or_default();
+        if *count < clients.div_ceil(server.workers) || attempts > ATTEMPTS {
+            *count += 1;
+            connections.push(connection);
+        }
+    }
+    Ok(connections)
 }
