@@ -1,4 +1,4 @@
-//! How connections are spread: each policy with real workers, weights, and how many connections a worker may have.
+//! How connections are spread: each policy with real workers, and weights.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use crate::harness::clients::{Kind, Load};
 use crate::harness::setup::CLI;
 use crate::harness::{Ended, Line, Master, Setup, http, process, soon};
 
-const OFFERED: [&str; 4] = ["rr", "least", "p2c", "hash"];
+pub(crate) const OFFERED: [&str; 4] = ["rr", "least", "p2c", "hash"];
 
 fn command(master: &Master, words: &[&str]) -> Ended {
     Setup::program(CLI, words).set("EVERPORT_CONTROL", master.control()).run_to_end()
@@ -24,7 +24,7 @@ fn told(master: &Master, words: &[&str]) -> String {
 }
 
 /// So many connections that stay, one after the other, and how many each slot has.
-fn stay(address: SocketAddr, count: usize) -> (Vec<Line>, BTreeMap<u64, usize>) {
+pub(crate) fn stay(address: SocketAddr, count: usize) -> (Vec<Line>, BTreeMap<u64, usize>) {
     let (mut lines, mut slots) = (Vec::new(), BTreeMap::new());
     for _ in 0..count {
         let mut line = Line::connect(address);
@@ -64,9 +64,9 @@ fn least_levels_long_lived_connections() {
     master.wait_until("they have ended", |status| {
         status.active().iter().any(|worker| worker.slot == 2 && worker.active == 0)
     });
-    let (_more, slots) = stay(master.address(), 40);
+    let (more, slots) = stay(master.address(), 40);
     assert!(slots[&2] >= 36, "{slots:?}");
-    drop(lines);
+    drop((lines, more));
     master.check();
 }
 
@@ -101,8 +101,9 @@ fn a_client_keeps_its_slot_under_hash_until_that_has_no_worker() {
     master.settle(4);
     soon("it has its slot back", || (Line::connect(master.address()).who().slot == slot).then_some(()));
     told(&master, &["weight", &slot.to_string(), "0"]);
-    let (_lines, heirs) = stay(master.address(), 12);
+    let (lines, heirs) = stay(master.address(), 12);
     assert!(heirs.len() == 1 && !heirs.contains_key(&slot), "{heirs:?}");
+    drop(lines);
     master.check();
 }
 
@@ -166,58 +167,12 @@ fn weights_share_the_connections_out() {
     drop(lines);
     master.reload_well();
     master.settle(2);
-    let (_lines, slots) = stay(master.address(), 40);
+    let (lines, slots) = stay(master.address(), 40);
     assert_eq!(slots, BTreeMap::from([(0, 30), (1, 10)]), "after a reload");
+    drop(lines);
     assert!(told(&master, &["workers"]).contains("WEIGHT"));
     let done = command(&master, &["weight", "2", "1"]);
     assert!(done.code() == Some(1) && done.errors.contains("there is no slot 2"), "{}", done.errors);
     assert_eq!(command(&master, &["weight", "0", "101"]).code(), Some(2));
     master.check();
-}
-
-#[test]
-fn a_worker_has_no_more_connections_than_it_may() {
-    for policy in OFFERED {
-        let master = Setup::lines().policy(policy).set("EVERPORT_MAX_CONNECTIONS", "3").start();
-        let (mut lines, slots) = stay(master.address(), 6);
-        assert_eq!(slots, BTreeMap::from([(0, 3), (1, 3)]), "{policy}");
-        let mut waiting = Line::connect(master.address());
-        waiting.tell("who");
-        soon("it waits in the kernel", || (process::backlog(master.address()) == 1).then_some(()));
-        let place = lines.pop().expect("one").who().slot;
-        // Dropped just now: its place is free.
-        let answer = waiting.hear().expect("it is served");
-        assert!(answer.contains(&place.to_string()), "{policy}: {answer}");
-        drop((lines, waiting));
-        master.settle(2);
-        master.check();
-    }
-}
-
-#[test]
-fn what_no_worker_may_have_is_shed_counted_and_told_once() {
-    let setup = Setup::lines().set("EVERPORT_MAX_CONNECTIONS", "2").set("EVERPORT_SHED", "true");
-    let master = setup.start();
-    let (lines, _) = stay(master.address(), 4);
-    for _ in 0..5 {
-        assert!(Line::connect(master.address()).ends(), "a connection that no worker may have lives");
-    }
-    assert_eq!(master.status().0["listeners"][0]["shed"], 5);
-    assert_eq!(master.log.count(&["connections closed: every worker has as many as it may have"]), 1);
-    drop(lines);
-    soon("there is room again", || Line::connect(master.address()).try_who().ok());
-    master.settle(2);
-    master.check_but(&["connections closed"]);
-}
-
-#[test]
-fn a_limit_that_the_master_cannot_keep_is_refused() {
-    for (flags, reason) in [
-        (&["--policy", "none", "--max-connections", "5"][..], "no listener may have policy none"),
-        (&["--listen", "127.0.0.1:0?policy=none", "--max-connections", "5"], "no listener may have policy none"),
-        (&["--shed"], "of use only with max-connections"),
-    ] {
-        let ended = Setup::cli(flags, &["true"]).run_to_end();
-        assert!(ended.code() == Some(2) && ended.errors.contains(reason), "{flags:?}: {}", ended.errors);
-    }
 }
