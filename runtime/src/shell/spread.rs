@@ -9,7 +9,7 @@ use everport_handoff::message::ToWorker;
 use everport_handoff::socket::Kind;
 use tracing::{debug, error, info, warn};
 
-use super::link::{Cargo, Order};
+use super::link::{Cargo, Link, Order};
 use super::listeners::Listener;
 use super::{Shell, clock};
 use crate::config::Policy;
@@ -54,9 +54,13 @@ impl Shell {
     /// Reads how many connections each worker has, if the machine wants to know before it gets more of them to spread.
     pub(super) fn read_loads(&mut self, listener: ListenerId) {
         if self.machine.wants_loads(listener, clock::now()) {
-            // First, lest a connection count as untaken and as active.
-            self.read_boards();
-            let active = self.links.iter().map(|(worker, link)| (*worker, link.figures().active)).collect();
+            let read = |(worker, link): (&WorkerId, &mut Link)| (*worker, link.read_load());
+            let loads: Vec<_> = self.links.iter_mut().map(read).collect();
+            let mut active = Vec::with_capacity(loads.len());
+            for (worker, (moves, load)) in loads {
+                self.note_moves(worker, moves);
+                active.push((worker, load));
+            }
             self.note(Event::LoadsRead { active });
         }
     }
