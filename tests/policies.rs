@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::clients::{Kind, Load};
+use crate::harness::clients::{Kind, Load, Notice};
 use crate::harness::setup::CLI;
 use crate::harness::{Ended, Line, Master, Setup, http, process, soon};
 
@@ -36,18 +36,22 @@ pub(crate) fn stay(address: SocketAddr, count: usize) -> (Vec<Line>, BTreeMap<u6
 
 #[test]
 fn every_policy_serves_over_a_reload_and_a_crash() {
-    for policy in OFFERED {
+    for policy in OFFERED.into_iter().chain(["none", "split"]) {
         let master = Setup::web().workers(3).policy(policy).start();
         let load = Load::start(master.address(), &[(Kind::Fresh, 6)]);
         load.go_on(&[(Kind::Fresh, 50)]);
         master.reload_well();
         load.go_on(&[(Kind::Fresh, 50)]);
         load.finish().assert_unnoticed();
-        let victim = master.settle(3).active()[0].pid.expect("a process");
-        process::signal(victim, Signal::SIGKILL);
-        for _ in 0..20 {
-            assert!(http::get(master.address(), "/").is_ok(), "{policy}");
+        let load = Load::start(master.address(), &[(Kind::Fresh, 6), (Kind::Busy, 2)]);
+        for _ in 0..2 {
+            let victim = master.settle(3).active()[0].pid.expect("a process");
+            process::signal(victim, Signal::SIGKILL);
+            load.go_on(&[(Kind::Fresh, 50), (Kind::Busy, 20)]);
         }
+        // Whoever was being served by it sees that end; nobody else sees anything.
+        let unharmed = [Notice::Refused, Notice::NotConnected, Notice::Stalled, Notice::Wrong, Notice::ToldToClose];
+        load.finish().assert(|notice| !unharmed.contains(&notice));
         let status = master.settle(3);
         assert_eq!(status.0["listeners"][0]["policy"], policy);
         master.check();
