@@ -91,14 +91,20 @@ fn what_moves_to_a_worker_counts_and_a_reload_keeps_the_limit() {
 
 #[test]
 fn what_no_worker_may_have_is_shed_counted_and_told_once() {
-    let setup = Setup::lines().set("EVERPORT_MAX_CONNECTIONS", "2").set("EVERPORT_SHED", "true");
-    let master = setup.start();
+    let setup = Setup::lines_on(&["127.0.0.1:0?name=one", "127.0.0.1:0?name=two"]);
+    let master = setup.set("EVERPORT_MAX_CONNECTIONS", "2").set("EVERPORT_SHED", "true").start();
     let (lines, _) = stay(master.address(), 4);
-    for _ in 0..5 {
-        assert!(Line::connect(master.address()).ends(), "a connection that no worker may have lives");
+    for address in master.addresses() {
+        for _ in 0..5 {
+            assert!(Line::connect(address).ends(), "a connection that no worker may have lives");
+        }
     }
-    assert_eq!(master.status().0["listeners"][0]["shed"], 5);
-    assert_eq!(master.log.count(&["connections closed: every worker has as many as it may have"]), 1);
+    for (index, name) in ["one", "two"].into_iter().enumerate() {
+        assert_eq!(master.status().0["listeners"][index]["shed"], 5);
+        let said = ["connections closed: every worker has as many as it may have", &format!("listener={name:?}")];
+        master.log.wait_for(&said);
+        assert_eq!(master.log.count(&said), 1, "once for each listener");
+    }
     drop(lines);
     soon("there is room again", || Line::connect(master.address()).try_who().ok());
     master.settle(2);

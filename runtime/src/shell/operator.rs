@@ -5,8 +5,9 @@ use everport_handoff::id::WorkerId;
 use tracing::info;
 
 use super::Shell;
+use super::records::millis;
 use crate::control::protocol::{Killing, Pausing, Scaled};
-use crate::machine::{Event, Scale};
+use crate::machine::{Event, Scale, WorkerState};
 
 impl Shell {
     /// Asks for another number of workers; `None` when the master is stopping.
@@ -38,13 +39,18 @@ impl Shell {
         Some(Pausing { paused, changed })
     }
 
-    /// Kills one worker, if there is such a one.
+    /// Drains one worker for a moment, or kills it at once, if there is such a one.
     pub(super) fn kill_worker(&mut self, asked_by: &str, worker: WorkerId) -> Option<Killing> {
         self.process(worker)?;
         let Identity { slot, generation, .. } = self.identity(worker)?;
         info!(asked_by, %worker, %slot, %generation, "kill asked");
         self.note(Event::KillAsked { worker });
         self.pump();
-        Some(Killing { worker, slot, generation })
+        let state = self.machine.workers().find(|view| view.worker == worker).map(|view| view.state);
+        let grace_ms = match state {
+            Some(WorkerState::Draining { since, deadline }) => Some(millis(deadline.saturating_duration_since(since))),
+            _ => None,
+        };
+        Some(Killing { worker, slot, generation, grace_ms })
     }
 }

@@ -64,7 +64,6 @@ pub(super) struct Records {
     drains: HashMap<Generation, Tally>,
     audit: Audit,
     exhaustion_said: Option<Instant>,
-    shedding_said: Option<Instant>,
     /// What the last workers that ended had been refused, to say it with why they could not start.
     refusals: BTreeMap<WorkerId, String>,
 }
@@ -107,7 +106,6 @@ impl Records {
             drains: HashMap::new(),
             audit,
             exhaustion_said: None,
-            shedding_said: None,
             refusals: BTreeMap::new(),
         }
     }
@@ -339,13 +337,6 @@ impl Records {
         }
     }
 
-    /// Says, once in a period, that connections are closed which no worker may have.
-    pub(super) fn shed(&mut self, listener: &str) {
-        if is_news(&mut self.shedding_said) {
-            warn!(listener, "connections closed: every worker has as many as it may have");
-        }
-    }
-
     /// Says, once in a period, that accepting failed for want of something.
     pub(super) fn exhausted(&mut self, reason: &io::Error) {
         if is_news(&mut self.exhaustion_said) {
@@ -355,7 +346,7 @@ impl Records {
 }
 
 /// Whether what is said at most once per period can be said again; then it counts as said.
-fn is_news(said: &mut Option<Instant>) -> bool {
+pub(super) fn is_news(said: &mut Option<Instant>) -> bool {
     let now = clock::now();
     let is_news = said.is_none_or(|said| now.saturating_duration_since(said) >= QUIET_PERIOD);
     if is_news {
@@ -364,7 +355,7 @@ fn is_news(said: &mut Option<Instant>) -> bool {
     is_news
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use super::link::{Cargo, Link, Order};
 use super::listeners::Listener;
+use super::records::is_news;
 use super::{Shell, clock};
 use crate::config::Policy;
 use crate::control::protocol::{Respread, Weighed};
@@ -87,7 +88,9 @@ impl Shell {
         self.connections.close(connection);
         if let Some(held) = listener.and_then(|listener| self.listeners.get_mut(listener)) {
             held.shed += 1;
-            self.records.shed(&held.key);
+            if is_news(&mut held.shedding_said) {
+                warn!(listener = held.key, "connections closed: every worker has as many as it may have");
+            }
         }
     }
 
