@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Policy;
 
-pub(crate) use self::reload::{AskedBy, AuditLine, Begun, BegunState, ReloadOutcome, ReloadRecord};
+pub(crate) use self::reload::{AskedBy, AuditLine, Begun, BegunState, Ordered, ReloadOutcome, ReloadRecord};
 pub(crate) use self::status::{
     GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep, RestingStatus, Status,
     WorkerState, WorkerStatus,

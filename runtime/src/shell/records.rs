@@ -13,7 +13,7 @@ use super::audit::Audit;
 use super::clock;
 use super::link::Link;
 use crate::config::Strategy;
-use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
+use crate::control::protocol::{AskedBy, AuditLine, Ordered, ReloadOutcome, ReloadRecord};
 use crate::machine::{Delay, Exit, Failure, KillReason, Outcome, Phases, Ticket, WorkerState, WorkerView, Worn};
 
 /// What would be said for every connection, that accepting fails or that connections are shed, is said once in this time.
@@ -274,6 +274,12 @@ impl Records {
         }
         let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
         self.audit.append(&AuditLine::Drained { generation, at, finished, lingered, cut, moved, draining_ms });
+    }
+
+    /// Somebody has ordered something.
+    pub(super) fn ordered(&mut self, asked_by: AskedBy, order: Ordered) {
+        let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
+        self.audit.append(&AuditLine::Order { at, asked_by, order });
     }
 
     /// The record of the reload that retired this generation.

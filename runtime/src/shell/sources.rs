@@ -408,17 +408,13 @@ impl Shell {
     fn obey_signals(&mut self) {
         for order in self.signals.orders() {
             match order {
-                SignalOrder::Reload(sender) => {
-                    // A pid is positive; 0 stands for a sender in another pid namespace.
-                    let pid = u32::try_from(sender.pid).unwrap_or(0);
-                    self.reload(AskedBy::Signal { pid, uid: sender.uid }, Answer::Nobody);
-                }
+                SignalOrder::Reload(by) => self.reload(by.into(), Answer::Nobody),
                 SignalOrder::Stop { signal, at_once } => {
                     info!(signal, "stop asked");
                     self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
                 }
-                SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
-                SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
+                SignalOrder::Scale { by, to } => drop(self.scale(by.into(), to)),
+                SignalOrder::Pause { by } => drop(self.set_paused(by.into(), true)),
                 SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
@@ -468,18 +464,18 @@ impl Shell {
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });
                 }
-                Request::Scale { client, to, answer } => reply(answer, self.scale(&client.to_string(), to)),
+                Request::Scale { client, to, answer } => reply(answer, self.scale(client.into(), to)),
                 Request::Pause { client, paused, answer } => {
-                    reply(answer, self.set_paused(&client.to_string(), paused));
+                    reply(answer, self.set_paused(client.into(), paused));
                 }
                 Request::Policy { client, listener, policy, answer } => {
-                    reply(answer, self.set_policy(&client.to_string(), &listener, policy));
+                    reply(answer, self.set_policy(client.into(), &listener, policy));
                 }
                 Request::Weight { client, slot, weight, answer } => {
-                    reply(answer, self.set_weight(&client.to_string(), slot, weight));
+                    reply(answer, self.set_weight(client.into(), slot, weight));
                 }
                 Request::Kill { client, worker, answer } => {
-                    reply(answer, Some(self.kill_worker(&client.to_string(), worker)));
+                    reply(answer, Some(self.kill_worker(client.into(), worker)));
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::listeners::Listener;
 use super::records::is_news;
 use super::{Shell, clock};
 use crate::config::Policy;
-use crate::control::protocol::{Respread, Weighed};
+use crate::control::protocol::{AskedBy, Ordered, Respread, Weighed};
 use crate::machine::{ConnectionId, Event, OfferedPolicy, Spread};
 
 /// Why a listener does not get another policy.
@@ -170,7 +170,7 @@ impl Shell {
     /// Gives a listener, by its name or its address, another policy; `None` when the master is stopping.
     pub(super) fn set_policy(
         &mut self,
-        asked_by: &str,
+        asked_by: AskedBy,
         name: &str,
         wanted: Policy,
     ) -> Option<Result<Respread, PolicyError>> {
@@ -185,18 +185,20 @@ impl Shell {
         let before = self.policy(id);
         match offered(wanted) {
             Some(policy) if spread == Spread::Offered => {
-                info!(asked_by, listener, %before, policy = %wanted, "policy asked");
+                info!(asked_by = asked_by.to_string(), listener, %before, policy = %wanted, "policy asked");
                 self.note(Event::PolicyAsked { listener: id, policy });
                 self.pump();
             }
             _ if wanted == before => {}
             _ => return Some(Err(PolicyError::NewSocket { name: listener, has: before, wanted })),
         }
-        Some(Ok(Respread { listener, before, policy: wanted }))
+        let respread = Respread { listener, before, policy: wanted };
+        self.records.ordered(asked_by, Ordered::Policy(respread.clone()));
+        Some(Ok(respread))
     }
 
     /// Gives a slot more or less than the others; `Some(None)` if there is no such slot, `None` when the master is stopping.
-    pub(super) fn set_weight(&mut self, asked_by: &str, slot: Slot, weight: u32) -> Option<Option<Weighed>> {
+    pub(super) fn set_weight(&mut self, asked_by: AskedBy, slot: Slot, weight: u32) -> Option<Option<Weighed>> {
         if self.machine.is_stopping() {
             return None;
         }
@@ -204,9 +206,11 @@ impl Shell {
             return Some(None);
         }
         let before = self.machine.weight(slot);
-        info!(asked_by, %slot, before, weight, "weight asked");
+        info!(asked_by = asked_by.to_string(), %slot, before, weight, "weight asked");
         self.note(Event::WeightAsked { slot, weight });
         self.pump();
-        Some(Some(Weighed { slot, before, weight }))
+        let weighed = Weighed { slot, before, weight };
+        self.records.ordered(asked_by, Ordered::Weight(weighed));
+        Some(Some(weighed))
     }
 }
