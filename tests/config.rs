@@ -216,7 +216,7 @@ fn knock(address: SocketAddr, started: &AtomicBool) -> usize {
 
 #[test]
 fn a_listener_that_is_removed_serves_everybody_until_it_is_gone() {
-    for policy in ["rr", "none"] {
+    for policy in ["rr", "none", "split"] {
         let extra = "[[listener]]\nname = \"extra\"\naddress = \"127.0.0.1:0\"\n";
         let head = format!("policy = \"{policy}\"\nworkers = 2\n");
         let (master, file) = start(&format!("{head}{}{extra}", program(&["127.0.0.1:0", "127.0.0.1:0?name=extra"])));

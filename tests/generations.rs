@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::clients::{Kind, Load};
@@ -268,6 +269,40 @@ fn the_audit_file_has_a_line_for_every_reload_and_every_generation_that_drained(
     master.settle(2);
     master.check_but(&["reload rolled back"]);
     assert_eq!(audit(&path).len(), 4, "the stop drained generation 2");
+}
+
+#[test]
+fn the_audit_file_has_a_line_for_every_order() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("audit");
+    let setup = Setup::lines_on(&["127.0.0.1:0?name=web"]).workers(1);
+    let master = setup.set("EVERPORT_AUDIT_FILE", &path).start();
+    for words in [
+        &["policy", "web", "least"][..],
+        &["weight", "0", "3"],
+        &["scale", "2"],
+        &["pause"],
+        &["resume"],
+        &["kill", "--worker", "1"],
+    ] {
+        assert_eq!(command(&master, words).code(), Some(0), "{words:?}");
+    }
+    master.settle(2);
+    master.signal(Signal::SIGTTOU);
+    master.settle(1);
+    let lines = audit(&path);
+    let said: Vec<_> = lines.iter().map(|line| (&line["order"], &line["asked_by"]["by"])).collect();
+    let orders = ["policy", "weight", "scale", "pause", "pause", "kill", "scale"];
+    let by = |index| if index == 6 { "signal" } else { "control" };
+    assert!(said.iter().enumerate().all(|(index, said)| said.0 == orders[index] && said.1 == by(index)), "{said:?}");
+    assert_eq!(said.len(), orders.len());
+    assert_eq!(
+        (&lines[0]["listener"], &lines[0]["before"], &lines[0]["policy"]),
+        (&"web".into(), &"rr".into(), &"least".into())
+    );
+    assert_eq!((&lines[1]["slot"], &lines[1]["before"], &lines[1]["weight"]), (&0.into(), &1.into(), &3.into()));
+    assert!(lines.iter().all(|line| line["kind"] == "order" && line["at"].is_string()), "{lines:#?}");
+    master.check();
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod generations; // What follows when a new generation serves.
 mod handoff; // Who owns a connection.
 mod handover; // Live connections that move.
 mod identity; // What a worker knows and inherits, and what it does not.
+mod limits; // How many connections a worker may have.
 mod line; // Many workers that share a listener.
 mod listening; // Addresses, options and errors of `bind`.
 mod log; // Whoever reads the log may stall or go.

@@ -171,7 +171,7 @@ fn what_cannot_be_split_is_refused_by_name() {
     for (flags, reason) in [
         (&["--policy", "split", "--listen", &unix][..], "it is a unix socket"),
         (&["--listen", "127.0.0.1:0?policy=split&reuseport=true"], "reuseport"),
-        (&["--listen", "127.0.0.1:0?policy=split", "--max-connections", "5"], "policy none or split"),
+        (&["--listen", "127.0.0.1:0?policy=split", "--max-connections", "5"], "may have policy split"),
         (&["--policy", "split", "--listen", "127.0.0.1:0", "--protocol", "listen-fds"], "policy"),
     ] {
         let ended = Setup::cli(flags, &["true"]).run_to_end();

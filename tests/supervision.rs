@@ -328,7 +328,10 @@ fn kill_ends_one_worker_which_is_replaced() {
     let mut line = master.line_to(1);
     let me = line.who();
     let id = me.worker.to_string();
-    assert_eq!(told(&master, &["kill", "--worker", &id]), format!("killed: worker {id} of slot 1, generation 1"));
+    let who = format!("worker {id} of slot 1, generation 1");
+    assert_eq!(told(&master, &["kill", "--worker", &id]), format!("replaced: {who}; it ends within 5s"));
+    // It has not ended yet, for the line is open.
+    assert_eq!(told(&master, &["kill", "--worker", &id]), format!("killed: {who}"));
     assert!(line.ends());
     process::wait_for_end(me.pid);
     master.settle(2);

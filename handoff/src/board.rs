@@ -262,13 +262,13 @@ impl WorkerBoard {
         &self.page[ACTIVE]
     }
 
-    /// Counts one connection less. Returns whether it was the last.
-    pub fn count_ended(&self) -> bool {
-        let last = self.active().fetch_sub(1, Ordering::Relaxed) == 1;
+    /// Counts one connection less. Returns how many are left.
+    pub fn count_ended(&self) -> u64 {
+        let left = self.active().fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
         if offer::asked(&self.page[RING_AT_ENDS]) {
             self.wake_master();
         }
-        last
+        left
     }
 
     /// The number of guards that the application holds.

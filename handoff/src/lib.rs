@@ -10,7 +10,7 @@
 //! ```text
 //! worker                                   master
 //! Hello (versions)             -------->
-//!                              <--------   Welcome (terms, the bell)
+//!                              <--------   Welcome (terms, the bell), Limit (if there is one)
 //! Listen (address)             -------->
 //!                              <--------   Listening (id, real address, the socket if it is shared)
 //! Ready                        -------->

@@ -11,6 +11,7 @@
 //! | `Handover` | worker | the socket, and a memfd if the parcel is in one | `HandedOver` |
 //! | `WantTickets` | worker, once | - | `Tickets`, at once and after each rotation |
 //! | `Welcome` | master, first | the bell | - |
+//! | `Limit` | master, behind `Welcome`, if there is one | - | - |
 //! | `Listening` | master | the listener, if it is shared | - |
 //! | `Offer` | master | for each offer the socket, and a memfd if its parcel is in one | on the board |
 //! | `Activate` `Pause` | master | - | - |
@@ -211,6 +212,11 @@ pub enum ToWorker {
         /// Which of its sockets.
         socket: u32,
     },
+    /// How many connections the worker may have.
+    Limit {
+        /// At least one.
+        connections: u64,
+    },
 }
 
 /// What a channel carries.
@@ -379,6 +385,11 @@ mod tests {
         let (listener, socket) = (ListenerId(1), 300);
         assert_eq!(bytes(&ToWorker::Share { listener, socket }, 1), [1, 9, 1, 0xac, 2]);
         assert_eq!(bytes(&ToWorker::Unshare { listener, socket }, 0), [0, 10, 1, 0xac, 2]);
+    }
+
+    #[test]
+    fn the_message_of_a_limit_keeps_its_bytes() {
+        assert_eq!(bytes(&ToWorker::Limit { connections: 300 }, 0), [0, 11, 0xac, 2]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use everport_handoff::board::OFFER_WORDS;
 use everport_handoff::id::{ListenerId, WorkerId};
 use machine::{
     Action, Care, ConnectionId, Event, Limits, Machine, OfferedPolicy, RequestId, Settings, Settled, Spread, Strategy,
@@ -100,7 +101,7 @@ fn settings(workers: u32) -> Settings {
         drain_memory: None,
         steal_after: Duration::from_millis(50),
         credit: 16,
-        words: 256,
+        words: OFFER_WORDS,
         queue: 64,
         max_connections: None,
         shed: false,

@@ -127,6 +127,17 @@ pub(crate) struct Config {
     pub(crate) steal_after: Duration,
 }
 
+impl Config {
+    /// Why a listener with a policy of its own cannot be had with these settings, if so.
+    pub(crate) fn refuses(&self, policy: Option<Policy>) -> Option<Problem> {
+        match policy {
+            Some(Policy::Split) if self.max_connections.is_some() => Some(Problem::SplitHasNoLimit),
+            Some(Policy::None) if self.shed => Some(Problem::NotTheMastersToShed),
+            _ => None,
+        }
+    }
+}
+
 /// More workers than any machine has processors for: a larger number is a slip of the finger.
 pub(crate) const MAX_WORKERS: u32 = 1024;
 

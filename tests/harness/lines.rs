@@ -104,7 +104,13 @@ impl Line {
     }
 
     pub(crate) fn try_who(&mut self) -> io::Result<Who> {
-        self.try_ask("who").and_then(|answer| parse_who(&answer))
+        self.try_tell("who")?;
+        self.try_hear_who()
+    }
+
+    /// The answer to a `who` that was told.
+    pub(crate) fn try_hear_who(&mut self) -> io::Result<Who> {
+        self.hear().and_then(|answer| parse_who(&answer))
     }
 
     #[track_caller]

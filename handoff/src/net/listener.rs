@@ -25,7 +25,7 @@ use crate::message::Sharing;
 use crate::name::SocketName;
 use crate::socket::{UnixFile, accept};
 use crate::sys::readiness;
-use crate::worker::copy::{AtDrain, Registered, SharedCopy, Sockets};
+use crate::worker::copy::{AtDrain, Registered, Shared, SharedCopy, Sockets};
 use crate::worker::line::Place;
 use crate::worker::link::Link;
 use crate::worker::port::{Incoming, Port, decline};
@@ -214,8 +214,13 @@ fn begin(port: &Port) -> io::Result<()> {
     Ok(())
 }
 
-/// The shared sockets, while the worker may accept from them.
+/// The shared sockets, while the worker may accept from them, and has room. Not to be called while its state is held.
 fn open(port: &Port, copy: &SharedCopy<Socket>) -> io::Result<Option<Sockets<Socket>>> {
+    if port.link().is_full() {
+        // Not in line either: the others shall be called.
+        copy.pause();
+        return Ok(None);
+    }
     let open = port.link().state().uses_shared();
     if open { copy.all(watch) } else { Ok(None) }
 }
@@ -281,7 +286,7 @@ fn take_fresh<K: Kind>(port: &Port) -> Option<Accepted<K>> {
     )
 }
 
-/// Takes the oldest offer that is still good. Nothing waits in here, so that a cancelled `accept` loses none.
+/// Takes the oldest offer that is still good, or refuses all if the worker is full. Nothing waits in here, so that a cancelled `accept` loses none.
 pub(super) fn take_offer<K: Kind, L>(
     link: &Arc<Link>,
     pop: impl Fn() -> Option<(Incoming, L)>,
@@ -303,8 +308,16 @@ fn look_for_offer<K: Kind, L>(
     if !state.takes_offers() {
         return None;
     }
+    // A lost master's offers have nobody else.
+    let room = link.room();
+    let refuses = room.is_none() && !state.is_lost();
     loop {
-        let (Incoming { id, listener, socket, peer }, load) = pop()?;
+        let (incoming, load) = pop()?;
+        if refuses {
+            link.give_back(vec![incoming]);
+            continue;
+        }
+        let Incoming { id, listener, socket, peer } = incoming;
         // First, for what is none of this listener's must not be taken.
         let peer = match client::<K>(&peer) {
             Ok(peer) => peer,
@@ -333,6 +346,7 @@ fn accept_shared<K: Kind>(port: &Port, mut ready: AsyncFdReadyGuard<'_, OwnedFd>
     if !state.uses_shared() {
         return None;
     }
+    let _room = link.room()?;
     let (io, name) = match ready.try_io(|socket| accept(socket.get_ref())).ok()? {
         Ok(accepted) => accepted,
         Err(error) => return Some(Err(error)),
@@ -349,6 +363,7 @@ fn accept_in_line<K: Kind>(port: &Port, place: &Place) -> Option<Accepted<K>> {
     if !state.uses_shared() {
         return None;
     }
+    let _room = link.room()?;
     let (io, name) = match place.accept()? {
         Ok(accepted) => accepted,
         Err(error) => return Some(Err(error)),
@@ -359,7 +374,7 @@ fn accept_in_line<K: Kind>(port: &Port, place: &Place) -> Option<Accepted<K>> {
 
 /// A connection that this process has accepted for another worker, and that came back. It is counted already.
 fn take_returned<K: Kind>(port: &Port) -> Option<Accepted<K>> {
-    if !port.link().state().takes_offers() {
+    if !port.link().state().takes_offers() || port.link().is_overfull() {
         return None;
     }
     let (returned, name) = port.inbox().pop_returned()?;

@@ -103,6 +103,7 @@ impl Link {
                 let terms = Terms { manual_ready, first_byte_grace, drain_timeout };
                 self.welcomed(terms, fds);
             }
+            ToWorker::Limit { connections } => self.limit_to(connections),
             ToWorker::Listening { request, answer } => {
                 self.answered(request, answer, fds)?;
             }

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use super::ages::{Age, Ages};
 use super::handovers::{UnderWay, Unsent};
 use super::index::{Index, Indices};
+use super::limit::Limit;
 use super::line::Line;
 use super::orders::Orders;
 use super::port::{Inbox, Incoming, Port};
@@ -58,6 +59,7 @@ pub(crate) struct Link {
     board: WorkerBoard,
     pub(crate) state: watch::Sender<State>,
     ages: Ages,
+    pub(super) limit: Limit,
     /// Connections that may still come to `accept`: offers that wait in a queue, and, while the channel of a lost master
     /// is read to its end, one for what may be in there.
     pub(super) queued: AtomicUsize,
@@ -142,6 +144,7 @@ impl Link {
             board,
             state: watch::Sender::new(State::Starting),
             ages: Ages::default(),
+            limit: Limit::default(),
             queued: AtomicUsize::new(0),
             desk: Mutex::default(),
             receiving: Mutex::default(),
@@ -321,7 +324,9 @@ impl Link {
 
     pub(super) fn connection_ends(&self, age: Age) {
         self.ages.end(age, &self.board);
-        if self.board.count_ended() {
+        let left = self.board.count_ended();
+        self.make_room(left);
+        if left == 0 {
             self.settle();
         }
     }

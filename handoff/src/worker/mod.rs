@@ -5,7 +5,8 @@
 //! - `handovers`: what was handed over and whose outcome is not known; `orders`: what `Drain` allows;
 //! - `driver`: the task that reads the channel; `watch`, `deadlines`: the thread that keeps time and sees the master go;
 //! - `port`, `copy`, `waiters`, `index`: one listener as the worker holds it;
-//! - `line`: how it waits at shared listeners, so that a connection wakes one worker;
+//! - `line`: how it waits at shared listeners, so that a connection wakes one worker; `limit`: how many connections it may
+//!   have;
 //! - `tie`: one connection in the worker's count; `ages`: which of them is the oldest; `activity`: which is in a request;
 //! - `tickets`: the keys of session tickets;
 //! - `process`: the one worker of this process, its signals and its end.
@@ -20,6 +21,7 @@ mod dispatch;
 mod driver;
 pub(crate) mod handovers;
 mod index;
+pub(crate) mod limit;
 pub(crate) mod line;
 pub(crate) mod link;
 mod orders;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use clap::Subcommand;
@@ -173,8 +174,13 @@ fn set_weight(control: &Path, slot: u32, weight: u32) -> Result<(), Failure> {
 }
 
 fn kill(control: &Path, worker: u64) -> Result<(), Failure> {
-    let Killing { worker, slot, generation } = ask(control, Method::POST, &format!("/kill?worker={worker}"))?;
-    print(format!("killed: worker {worker} of slot {slot}, generation {generation}\n").as_bytes())
+    let Killing { worker, slot, generation, grace_ms } = ask(control, Method::POST, &format!("/kill?worker={worker}"))?;
+    let who = format!("worker {worker} of slot {slot}, generation {generation}");
+    let text = match grace_ms.map(Duration::from_millis) {
+        Some(grace) => format!("replaced: {who}; it ends within {}\n", humantime::format_duration(grace)),
+        None => format!("killed: {who}\n"),
+    };
+    print(text.as_bytes())
 }
 
 fn ask<T: DeserializeOwned>(control: &Path, method: Method, uri: &str) -> Result<T, Failure> {

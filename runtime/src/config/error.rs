@@ -213,14 +213,14 @@ pub(crate) enum Problem {
     NoProgram,
     #[error("of use only with --protocol listen-fds")]
     OnlyListenFds,
-    #[error("of no use with --protocol listen-fds: the program tells no such figure")]
+    #[error("of no use with --protocol listen-fds: the program knows nothing of it")]
     OnlyEverport,
     #[error("--protocol listen-fds needs policy none: the program shares the listeners")]
     OnlyShared,
-    #[error(
-        "the master cannot hold back what the workers accept themselves: no listener may have policy none or split"
-    )]
-    OnlyOffered,
+    #[error("who waits in the queue of one slot cannot go to another: no listener may have policy split")]
+    SplitHasNoLimit,
+    #[error("what the workers accept themselves, the master cannot close: no listener may have policy none")]
+    NotTheMastersToShed,
     #[error("of use only with max-connections")]
     NothingToShed,
     #[error("with --protocol listen-fds, name at least one by --listen")]

@@ -137,20 +137,19 @@ impl RawConfig {
                 Err(ConfigError::missing(Setting::Listen, Problem::NoListener))
             }
             (Protocol::ListenFds, Face::Command | Face::Any) => {
-                // They need figures that only a program with Everport in it has.
+                // They need figures, or obedience, that only a program with Everport in it has.
                 refuse(Setting::HangTimeout, Problem::OnlyEverport)?;
+                refuse(Setting::MaxConnections, Problem::OnlyEverport)?;
                 refuse(Setting::RecycleConnections, Problem::OnlyEverport)
             }
         }
     }
 
-    /// Only what the master offers can it hold back.
     fn max_connections(&self) -> Result<Option<u64>, ConfigError> {
         let most = self.one(Setting::MaxConnections, read::number(1, i64::MAX))?;
-        let shared = |address: &super::ListenAddress| address.policy().is_some_and(|policy| !policy.is_offered());
         match self.get(Setting::MaxConnections).last() {
-            Some(given) if !self.policy()?.is_offered() || self.listen()?.iter().any(shared) => {
-                Err(ConfigError::wrong_value(Setting::MaxConnections, given, Problem::OnlyOffered))
+            Some(given) if self.has_policy(Policy::Split)? => {
+                Err(ConfigError::wrong_value(Setting::MaxConnections, given, Problem::SplitHasNoLimit))
             }
             _ => Ok(most),
         }
@@ -158,12 +157,20 @@ impl RawConfig {
 
     fn shed(&self) -> Result<bool, ConfigError> {
         let shed = self.sure(Setting::Shed, read::switch)?;
-        match self.get(Setting::Shed).last() {
-            Some(given) if shed && self.get(Setting::MaxConnections).is_empty() => {
-                Err(ConfigError::wrong_value(Setting::Shed, given, Problem::NothingToShed))
-            }
+        let problem = match () {
+            () if self.get(Setting::MaxConnections).is_empty() => Some(Problem::NothingToShed),
+            () if self.has_policy(Policy::None)? => Some(Problem::NotTheMastersToShed),
+            () => None,
+        };
+        match (self.get(Setting::Shed).last(), problem) {
+            (Some(given), Some(problem)) if shed => Err(ConfigError::wrong_value(Setting::Shed, given, problem)),
             _ => Ok(shed),
         }
+    }
+
+    /// Whether a listener, of those that have been named or may come, has this policy.
+    fn has_policy(&self, policy: Policy) -> Result<bool, ConfigError> {
+        Ok(self.policy()? == policy || self.listen()?.iter().any(|address| address.policy() == Some(policy)))
     }
 
     /// A program that knows nothing of Everport cannot be offered anything: it shares the listeners, whatever the default.

@@ -409,6 +409,12 @@ pub(crate) const KEYS: [Key; 43] = {
             Words("the master's own streams"),
             "Append what workers write to standard output and error to this file",
         )),
-        of_master(key(S::AuditFile, "audit_file", FILE, NONE, "Append a line of JSON for every reload to this file")),
+        of_master(key(
+            S::AuditFile,
+            "audit_file",
+            FILE,
+            NONE,
+            "Append a line of JSON for every reload and order to this file",
+        )),
     ]
 };

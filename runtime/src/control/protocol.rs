@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Policy;
 
-pub(crate) use self::reload::{AskedBy, AuditLine, Begun, BegunState, ReloadOutcome, ReloadRecord};
+pub(crate) use self::reload::{AskedBy, AuditLine, Begun, BegunState, Ordered, ReloadOutcome, ReloadRecord};
 pub(crate) use self::status::{
     GenerationState, GenerationStatus, ListenerStatus, MasterState, ReloadStatus, ReloadStep, RestingStatus, Status,
     WorkerState, WorkerStatus,
@@ -83,6 +83,9 @@ pub(crate) struct Killing {
     pub(crate) worker: WorkerId,
     pub(crate) slot: Slot,
     pub(crate) generation: Generation,
+    /// How long it has to hand over and to finish; nothing if it is killed at once.
+    #[serde(default)]
+    pub(crate) grace_ms: Option<u64>,
 }
 
 /// The log files have been opened again.

@@ -1,6 +1,5 @@
 //! How requests get from the control thread to the master's loop: a bounded queue and an eventfd that the loop polls.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,12 +22,6 @@ pub(crate) struct Client {
     /// Zero if the client lives in a pid namespace that the master cannot see.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
-}
-
-impl fmt::Display for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "control client {}", self.pid)
-    }
 }
 
 impl From<Client> for AskedBy {

@@ -1,4 +1,4 @@
-//! The audit file: one JSON line for every reload that ended and every generation that drained.
+//! The audit file: one JSON line for every reload that ended, every generation that drained and every order beside these.
 //!
 //! Invariant: each line is one write at the end of the file, so that lines of several writers never tear; and whatever
 //! becomes of it, nothing waits for the file and no reload fails because of it.

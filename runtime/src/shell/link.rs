@@ -406,6 +406,19 @@ impl Link {
         self.noted
     }
 
+    /// What the worker has done on its board since the last look, and how many connections it has then: none counts as
+    /// untaken and as active. It ends, for the worker can move no word twice without the master.
+    pub(crate) fn read_load(&mut self) -> (Vec<(ConnectionId, Move)>, u64) {
+        let mut moves = self.read_board();
+        loop {
+            let active = self.figures().active;
+            match self.read_board() {
+                later if later.is_empty() => return (moves, active),
+                later => moves.extend(later),
+            }
+        }
+    }
+
     /// Whether a word of its board is not free.
     pub(crate) fn has_offers(&self) -> bool {
         !self.offers.is_empty()

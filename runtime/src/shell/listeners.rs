@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use everport_handoff::address::ListenAddress;
 use everport_handoff::id::ListenerId;
@@ -35,6 +36,8 @@ pub(crate) struct Listener {
     pub(crate) accepted: u64,
     /// How many of them it has closed because no worker might have them.
     pub(crate) shed: u64,
+    /// When that was last said.
+    pub(crate) shedding_said: Option<Instant>,
     pub(crate) accepting: bool,
 }
 
@@ -110,7 +113,10 @@ impl Listeners {
         self.last += 1;
         let id = ListenerId(self.last);
         let key = bound.address().key(index);
-        self.held.insert(id, Listener { key, bound, spread, policy, accepted: 0, shed: 0, accepting: false });
+        self.held.insert(
+            id,
+            Listener { key, bound, spread, policy, accepted: 0, shed: 0, shedding_said: None, accepting: false },
+        );
         Ok(id)
     }
 

@@ -5,12 +5,13 @@ use everport_handoff::id::WorkerId;
 use tracing::info;
 
 use super::Shell;
-use crate::control::protocol::{Killing, Pausing, Scaled};
-use crate::machine::{Event, Scale};
+use super::records::millis;
+use crate::control::protocol::{AskedBy, Killing, Ordered, Pausing, Scaled};
+use crate::machine::{Event, Scale, WorkerState};
 
 impl Shell {
     /// Asks for another number of workers; `None` when the master is stopping.
-    pub(super) fn scale(&mut self, asked_by: &str, to: Scale) -> Option<Scaled> {
+    pub(super) fn scale(&mut self, asked_by: AskedBy, to: Scale) -> Option<Scaled> {
         if self.machine.is_stopping() {
             return None;
         }
@@ -18,16 +19,21 @@ impl Shell {
         self.note(Event::ScaleAsked { to });
         self.pump();
         let workers = self.machine.slots();
-        info!(asked_by, before, workers, "workers scaled");
-        Some(Scaled { before, workers })
+        info!(asked_by = asked_by.to_string(), before, workers, "workers scaled");
+        let scaled = Scaled { before, workers };
+        self.records.ordered(asked_by, Ordered::Scale(scaled));
+        Some(scaled)
     }
 
     /// Asks that the workers take no connections for now, or that they take them again; `None` when the master is stopping.
-    pub(super) fn set_paused(&mut self, asked_by: &str, paused: bool) -> Option<Pausing> {
+    pub(super) fn set_paused(&mut self, asked_by: AskedBy, paused: bool) -> Option<Pausing> {
         if self.machine.is_stopping() {
             return None;
         }
         let changed = self.machine.is_paused() != paused;
+        let pausing = Pausing { paused, changed };
+        self.records.ordered(asked_by, Ordered::Pause(pausing));
+        let asked_by = asked_by.to_string();
         match (paused, changed) {
             (true, true) => info!(asked_by, "workers paused; clients wait"),
             (false, true) => info!(asked_by, "workers resumed"),
@@ -35,16 +41,23 @@ impl Shell {
         }
         self.note(if paused { Event::PauseAsked } else { Event::ResumeAsked });
         self.pump();
-        Some(Pausing { paused, changed })
+        Some(pausing)
     }
 
-    /// Kills one worker, if there is such a one.
-    pub(super) fn kill_worker(&mut self, asked_by: &str, worker: WorkerId) -> Option<Killing> {
+    /// Drains one worker for a moment, or kills it at once, if there is such a one.
+    pub(super) fn kill_worker(&mut self, asked_by: AskedBy, worker: WorkerId) -> Option<Killing> {
         self.process(worker)?;
         let Identity { slot, generation, .. } = self.identity(worker)?;
-        info!(asked_by, %worker, %slot, %generation, "kill asked");
+        info!(asked_by = asked_by.to_string(), %worker, %slot, %generation, "kill asked");
         self.note(Event::KillAsked { worker });
         self.pump();
-        Some(Killing { worker, slot, generation })
+        let state = self.machine.workers().find(|view| view.worker == worker).map(|view| view.state);
+        let grace_ms = match state {
+            Some(WorkerState::Draining { since, deadline }) => Some(millis(deadline.saturating_duration_since(since))),
+            _ => None,
+        };
+        let killing = Killing { worker, slot, generation, grace_ms };
+        self.records.ordered(asked_by, Ordered::Kill(killing));
+        Some(killing)
     }
 }

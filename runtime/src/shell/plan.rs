@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use everport_handoff::board;
 use everport_handoff::id::{Generation, ListenerId};
+use everport_handoff::message::ToWorker;
 use tracing::warn;
 
 use super::Shell;
 use super::process::Launcher;
-use crate::config::{Config, MAX_WORKERS, Strategy};
+use crate::config::{Config, MAX_WORKERS, Readiness, Strategy};
 use crate::error::Result;
 use crate::machine::{self, Care, Event, Limits, Settings};
 
@@ -43,6 +44,14 @@ impl Plan {
     /// needs some after that, too.
     pub(super) fn grace(&self, time: Duration) -> Duration {
         self.config.drain_grace.min(time / 2)
+    }
+
+    /// What a worker is told first, and its limit, if there is one.
+    pub(super) fn terms(&self, version: u16) -> (ToWorker, Option<ToWorker>) {
+        let Config { first_byte_grace, drain_timeout, .. } = self.config;
+        let manual_ready = self.config.readiness == Readiness::Manual;
+        let welcome = ToWorker::Welcome { version, manual_ready, first_byte_grace, drain_timeout };
+        (welcome, self.config.max_connections.map(|connections| ToWorker::Limit { connections }))
     }
 }
 

@@ -13,7 +13,7 @@ use super::audit::Audit;
 use super::clock;
 use super::link::Link;
 use crate::config::Strategy;
-use crate::control::protocol::{AskedBy, AuditLine, ReloadOutcome, ReloadRecord};
+use crate::control::protocol::{AskedBy, AuditLine, Ordered, ReloadOutcome, ReloadRecord};
 use crate::machine::{Delay, Exit, Failure, KillReason, Outcome, Phases, Ticket, WorkerState, WorkerView, Worn};
 
 /// What would be said for every connection, that accepting fails or that connections are shed, is said once in this time.
@@ -64,7 +64,6 @@ pub(super) struct Records {
     drains: HashMap<Generation, Tally>,
     audit: Audit,
     exhaustion_said: Option<Instant>,
-    shedding_said: Option<Instant>,
     /// What the last workers that ended had been refused, to say it with why they could not start.
     refusals: BTreeMap<WorkerId, String>,
 }
@@ -107,7 +106,6 @@ impl Records {
             drains: HashMap::new(),
             audit,
             exhaustion_said: None,
-            shedding_said: None,
             refusals: BTreeMap::new(),
         }
     }
@@ -278,6 +276,12 @@ impl Records {
         self.audit.append(&AuditLine::Drained { generation, at, finished, lingered, cut, moved, draining_ms });
     }
 
+    /// Somebody has ordered something.
+    pub(super) fn ordered(&mut self, asked_by: AskedBy, order: Ordered) {
+        let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
+        self.audit.append(&AuditLine::Order { at, asked_by, order });
+    }
+
     /// The record of the reload that retired this generation.
     fn record_of(&mut self, retired: Generation) -> Option<&mut ReloadRecord> {
         self.reloads.iter_mut().find(|record| record.retired == Some(retired))
@@ -339,13 +343,6 @@ impl Records {
         }
     }
 
-    /// Says, once in a period, that connections are closed which no worker may have.
-    pub(super) fn shed(&mut self, listener: &str) {
-        if is_news(&mut self.shedding_said) {
-            warn!(listener, "connections closed: every worker has as many as it may have");
-        }
-    }
-
     /// Says, once in a period, that accepting failed for want of something.
     pub(super) fn exhausted(&mut self, reason: &io::Error) {
         if is_news(&mut self.exhaustion_said) {
@@ -355,7 +352,7 @@ impl Records {
 }
 
 /// Whether what is said at most once per period can be said again; then it counts as said.
-fn is_news(said: &mut Option<Instant>) -> bool {
+pub(super) fn is_news(said: &mut Option<Instant>) -> bool {
     let now = clock::now();
     let is_news = said.is_none_or(|said| now.saturating_duration_since(said) >= QUIET_PERIOD);
     if is_news {
@@ -364,7 +361,7 @@ fn is_news(said: &mut Option<Instant>) -> bool {
     is_news
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

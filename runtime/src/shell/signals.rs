@@ -32,6 +32,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
 use signal_hook::low_level::siginfo::Cause;
 
+use crate::control::protocol::AskedBy;
 use crate::machine::Scale;
 
 /// Who sent a signal: pid and uid; none when the kernel did.
@@ -39,6 +40,13 @@ use crate::machine::Scale;
 pub(crate) struct Sender {
     pub(crate) pid: i32,
     pub(crate) uid: u32,
+}
+
+impl From<Sender> for AskedBy {
+    fn from(Sender { pid, uid }: Sender) -> Self {
+        // A pid is positive; 0 stands for a sender in another pid namespace.
+        Self::Signal { pid: u32::try_from(pid).unwrap_or(0), uid }
+    }
 }
 
 /// What a signal asks for.
@@ -49,9 +57,9 @@ pub(crate) enum Order {
     /// A graceful stop, or at once. The second graceful one is at once.
     Stop { signal: &'static str, at_once: bool },
     /// Another number of workers.
-    Scale { signal: &'static str, to: Scale },
+    Scale { by: Sender, to: Scale },
     /// No connections for now.
-    Pause { signal: &'static str },
+    Pause { by: Sender },
     /// Opening the log files again.
     Reopen,
     /// Something that this version cannot do.
@@ -122,9 +130,9 @@ fn order(origin: &Origin, terminal: Terminal) -> Option<Order> {
         SIGQUIT => Some(Order::Stop { signal: "QUIT", at_once: true }),
         SIGUSR1 => Some(Order::Reopen),
         SIGUSR2 => unsupported("USR2"),
-        SIGTTIN if sent => Some(Order::Scale { signal: "TTIN", to: Scale::Up(1) }),
-        SIGTTOU if sent => Some(Order::Scale { signal: "TTOU", to: Scale::Down(1) }),
-        SIGWINCH if sent => Some(Order::Pause { signal: "WINCH" }),
+        SIGTTIN if sent => sender.map(|by| Order::Scale { by, to: Scale::Up(1) }),
+        SIGTTOU if sent => sender.map(|by| Order::Scale { by, to: Scale::Down(1) }),
+        SIGWINCH if sent => sender.map(|by| Order::Pause { by }),
         _ => None,
     }
 }

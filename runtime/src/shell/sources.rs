@@ -21,7 +21,7 @@ use super::records::Answer;
 use super::signals::Order as SignalOrder;
 use super::spread::offered;
 use super::{Shell, orphans};
-use crate::config::{Policy, Readiness};
+use crate::config::Policy;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::Request;
 use crate::error::{Error, Result};
@@ -191,6 +191,9 @@ impl Shell {
                 self.broke(worker, "it wrote on its board what no offer allows".to_owned());
             }
             self.note(Event::Settled { worker, connection, how: how.unwrap_or(Settled::Taken) });
+            if how == Some(Settled::Refused) {
+                self.read_load(worker);
+            }
         }
     }
 
@@ -308,14 +311,11 @@ impl Shell {
         let generation = link.identity.generation;
         link.talk = Talk::Agreed;
         let fd = link.bell_copy.take();
-        let config = &self.plans.of(generation).config;
-        let message = ToWorker::Welcome {
-            version,
-            manual_ready: config.readiness == Readiness::Manual,
-            first_byte_grace: config.first_byte_grace,
-            drain_timeout: config.drain_timeout,
-        };
+        let (message, limit) = self.plans.of(generation).terms(version);
         self.order(worker, Order { message, cargo: fd.map_or(Cargo::None, Cargo::Descriptor) });
+        if let Some(limit) = limit {
+            self.order(worker, limit.into());
+        }
     }
 
     fn listen(&mut self, worker: WorkerId, request: u32, address: &str, index: u32) {
@@ -357,10 +357,8 @@ impl Shell {
             return Err(refuse(format!("bind {address}: the master holds {MAX_LISTENERS} listeners already")));
         }
         let policy = plan.config.policy;
-        if plan.config.max_connections.is_some() && address.policy().is_some_and(|policy| !policy.is_offered()) {
-            return Err(refuse(format!(
-                "bind {address}: max_connections holds for no listener with policy none or split"
-            )));
+        if let Some(problem) = plan.config.refuses(address.policy()) {
+            return Err(refuse(format!("bind {address}: {problem}")));
         }
         let bound = self.listeners.bind(&address, index, policy);
         let listener =
@@ -410,17 +408,13 @@ impl Shell {
     fn obey_signals(&mut self) {
         for order in self.signals.orders() {
             match order {
-                SignalOrder::Reload(sender) => {
-                    // A pid is positive; 0 stands for a sender in another pid namespace.
-                    let pid = u32::try_from(sender.pid).unwrap_or(0);
-                    self.reload(AskedBy::Signal { pid, uid: sender.uid }, Answer::Nobody);
-                }
+                SignalOrder::Reload(by) => self.reload(by.into(), Answer::Nobody),
                 SignalOrder::Stop { signal, at_once } => {
                     info!(signal, "stop asked");
                     self.note(if at_once { Event::StopAsked { at_once } } else { Event::StopSignalled });
                 }
-                SignalOrder::Scale { signal, to } => drop(self.scale(signal, to)),
-                SignalOrder::Pause { signal } => drop(self.set_paused(signal, true)),
+                SignalOrder::Scale { by, to } => drop(self.scale(by.into(), to)),
+                SignalOrder::Pause { by } => drop(self.set_paused(by.into(), true)),
                 SignalOrder::Reopen => self.reopen(None),
                 SignalOrder::Unsupported { signal } => warn!(signal, "signal not supported yet"),
             }
@@ -470,18 +464,18 @@ impl Shell {
                     info!(pid = client.pid, uid = client.uid, "stop asked");
                     self.note(Event::StopAsked { at_once });
                 }
-                Request::Scale { client, to, answer } => reply(answer, self.scale(&client.to_string(), to)),
+                Request::Scale { client, to, answer } => reply(answer, self.scale(client.into(), to)),
                 Request::Pause { client, paused, answer } => {
-                    reply(answer, self.set_paused(&client.to_string(), paused));
+                    reply(answer, self.set_paused(client.into(), paused));
                 }
                 Request::Policy { client, listener, policy, answer } => {
-                    reply(answer, self.set_policy(&client.to_string(), &listener, policy));
+                    reply(answer, self.set_policy(client.into(), &listener, policy));
                 }
                 Request::Weight { client, slot, weight, answer } => {
-                    reply(answer, self.set_weight(&client.to_string(), slot, weight));
+                    reply(answer, self.set_weight(client.into(), slot, weight));
                 }
                 Request::Kill { client, worker, answer } => {
-                    reply(answer, Some(self.kill_worker(&client.to_string(), worker)));
+                    reply(answer, Some(self.kill_worker(client.into(), worker)));
                 }
             }
         }

@@ -9,11 +9,12 @@ use everport_handoff::message::ToWorker;
 use everport_handoff::socket::Kind;
 use tracing::{debug, error, info, warn};
 
-use super::link::{Cargo, Order};
+use super::link::{Cargo, Link, Order};
 use super::listeners::Listener;
+use super::records::is_news;
 use super::{Shell, clock};
 use crate::config::Policy;
-use crate::control::protocol::{Respread, Weighed};
+use crate::control::protocol::{AskedBy, Ordered, Respread, Weighed};
 use crate::machine::{ConnectionId, Event, OfferedPolicy, Spread};
 
 /// Why a listener does not get another policy.
@@ -54,10 +55,21 @@ impl Shell {
     /// Reads how many connections each worker has, if the machine wants to know before it gets more of them to spread.
     pub(super) fn read_loads(&mut self, listener: ListenerId) {
         if self.machine.wants_loads(listener, clock::now()) {
-            // First, lest a connection count as untaken and as active.
-            self.read_boards();
-            let active = self.links.iter().map(|(worker, link)| (*worker, link.figures().active)).collect();
+            let read = |(worker, link): (&WorkerId, &mut Link)| (*worker, link.read_load());
+            let loads: Vec<_> = self.links.iter_mut().map(read).collect();
+            let mut active = Vec::with_capacity(loads.len());
+            for (worker, (moves, load)) in loads {
+                self.note_moves(worker, moves);
+                active.push((worker, load));
+            }
             self.note(Event::LoadsRead { active });
+        }
+    }
+
+    /// Reads how many connections a worker has that has refused one. It may have filled up with those that it accepts itself.
+    pub(super) fn read_load(&mut self, worker: WorkerId) {
+        if let Some(active) = self.links.get(&worker).map(|link| link.figures().active) {
+            self.note(Event::LoadRead { worker, active });
         }
     }
 
@@ -76,7 +88,9 @@ impl Shell {
         self.connections.close(connection);
         if let Some(held) = listener.and_then(|listener| self.listeners.get_mut(listener)) {
             held.shed += 1;
-            self.records.shed(&held.key);
+            if is_news(&mut held.shedding_said) {
+                warn!(listener = held.key, "connections closed: every worker has as many as it may have");
+            }
         }
     }
 
@@ -156,7 +170,7 @@ impl Shell {
     /// Gives a listener, by its name or its address, another policy; `None` when the master is stopping.
     pub(super) fn set_policy(
         &mut self,
-        asked_by: &str,
+        asked_by: AskedBy,
         name: &str,
         wanted: Policy,
     ) -> Option<Result<Respread, PolicyError>> {
@@ -171,18 +185,20 @@ impl Shell {
         let before = self.policy(id);
         match offered(wanted) {
             Some(policy) if spread == Spread::Offered => {
-                info!(asked_by, listener, %before, policy = %wanted, "policy asked");
+                info!(asked_by = asked_by.to_string(), listener, %before, policy = %wanted, "policy asked");
                 self.note(Event::PolicyAsked { listener: id, policy });
                 self.pump();
             }
             _ if wanted == before => {}
             _ => return Some(Err(PolicyError::NewSocket { name: listener, has: before, wanted })),
         }
-        Some(Ok(Respread { listener, before, policy: wanted }))
+        let respread = Respread { listener, before, policy: wanted };
+        self.records.ordered(asked_by, Ordered::Policy(respread.clone()));
+        Some(Ok(respread))
     }
 
     /// Gives a slot more or less than the others; `Some(None)` if there is no such slot, `None` when the master is stopping.
-    pub(super) fn set_weight(&mut self, asked_by: &str, slot: Slot, weight: u32) -> Option<Option<Weighed>> {
+    pub(super) fn set_weight(&mut self, asked_by: AskedBy, slot: Slot, weight: u32) -> Option<Option<Weighed>> {
         if self.machine.is_stopping() {
             return None;
         }
@@ -190,9 +206,11 @@ impl Shell {
             return Some(None);
         }
         let before = self.machine.weight(slot);
-        info!(asked_by, %slot, before, weight, "weight asked");
+        info!(asked_by = asked_by.to_string(), %slot, before, weight, "weight asked");
         self.note(Event::WeightAsked { slot, weight });
         self.pump();
-        Some(Some(Weighed { slot, before, weight }))
+        let weighed = Weighed { slot, before, weight };
+        self.records.ordered(asked_by, Ordered::Weight(weighed));
+        Some(Some(weighed))
     }
 }

@@ -8,7 +8,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use super::*;
 
 /// A worker that is active and has a place at the shared listener, number 1.
-async fn joins(shared: &StdListener) -> (Master, Arc<Link>, TcpListener) {
+pub(super) async fn joins(shared: &StdListener) -> (Master, Arc<Link>, TcpListener) {
     let (mut master, link) = Master::welcomed().await;
     let answer = master.answer_as(1, Some((Sharing::InLine, shared.as_fd())));
     let (listener, _) = tokio::join!(bind(&link, "127.0.0.1:0"), answer);
@@ -17,18 +17,18 @@ async fn joins(shared: &StdListener) -> (Master, Arc<Link>, TcpListener) {
     (master, link, listener)
 }
 
-fn shared() -> StdListener {
+pub(super) fn shared() -> StdListener {
     let shared = StdListener::bind("127.0.0.1:0").unwrap();
     shared.set_nonblocking(true).unwrap();
     shared
 }
 
-fn connect(shared: &StdListener) -> StdStream {
+pub(super) fn connect(shared: &StdListener) -> StdStream {
     StdStream::connect(shared.local_addr().unwrap()).unwrap()
 }
 
 /// The worker passes this client on, unread.
-async fn gives(master: &Master, client: &StdStream) -> Handover {
+pub(super) async fn gives(master: &Master, client: &StdStream) -> Handover {
     let handover = master.hear_handover().await;
     let offer = (handover.offer, handover.peer.clone(), handover.parcel.clone());
     assert_eq!(offer, (None, client.local_addr().unwrap().into(), Parcel::Nothing));

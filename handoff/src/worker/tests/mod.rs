@@ -3,6 +3,7 @@
 mod binding;
 mod draining;
 mod handover;
+mod limit;
 mod line;
 mod lost;
 mod offers;

@@ -5,6 +5,7 @@ use std::fmt;
 use everport_handoff::id::Generation;
 use serde::{Deserialize, Serialize};
 
+use super::{Killing, Pausing, Respread, Scaled, Weighed};
 use crate::config::Strategy;
 
 /// What has begun when nobody waits for the outcome.
@@ -100,6 +101,26 @@ pub(crate) enum AuditLine {
         moved: u64,
         draining_ms: u64,
     },
+    /// An order that was obeyed, beside reload, rollback and stop.
+    Order {
+        /// RFC 3339, UTC.
+        at: String,
+        asked_by: AskedBy,
+        #[serde(flatten)]
+        order: Ordered,
+    },
+}
+
+/// What was ordered, with what its client was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "order")]
+pub(crate) enum Ordered {
+    Scale(Scaled),
+    /// Also the end of a pause.
+    Pause(Pausing),
+    Kill(Killing),
+    Policy(Respread),
+    Weight(Weighed),
 }
 
 /// How a reload ended.

@@ -17,6 +17,8 @@ pub(super) struct Lane {
     pub(super) held: usize,
     /// The connections that wait for one worker, which has no credit; under policy `hash`.
     parked: BTreeMap<WorkerId, Parked>,
+    /// Until when the queue waits for a worker that should have its first; under policy `least`.
+    waits: Option<Instant>,
     /// Those of all these that were handed over. They do not count against the bound of the queue.
     pub(super) given: BTreeSet<ConnectionId>,
     /// Those of them for which there may be nobody: they are looked at once, and again when that may have changed.
@@ -51,7 +53,7 @@ impl Lane {
             Spread::Shared | Spread::Split => Gate::Shared,
         };
         let (queue, given, doubtful) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
-        Self { queue, held: 0, parked: BTreeMap::new(), given, doubtful, roster, users: 0, gate }
+        Self { queue, held: 0, parked: BTreeMap::new(), waits: None, given, doubtful, roster, users: 0, gate }
     }
 
     /// The connection waits here, and was handed over.
@@ -92,10 +94,16 @@ impl Lane {
         connections.map(|connection| self.enqueue(connection)).count() > 0
     }
 
-    /// As `unpark`, for every worker that has been waited for long enough.
+    /// The queue waits, until then at most.
+    pub(super) fn wait(&mut self, until: Instant) {
+        self.waits = Some(until);
+    }
+
+    /// As `unpark`, for every worker that has been waited for long enough. Returns whether anybody need not wait any longer.
     pub(super) fn unpark_due(&mut self, now: Instant) -> bool {
+        let waited = self.waits.take_if(|until| *until <= now).is_some();
         let due: Vec<_> = self.parked.iter().filter(|(_, parked)| parked.until <= now).map(|(id, _)| *id).collect();
-        due.into_iter().filter(|worker| self.unpark(*worker)).count() > 0
+        waited | (due.into_iter().filter(|worker| self.unpark(*worker)).count() > 0)
     }
 
     /// As `unpark`, for every worker.
@@ -106,7 +114,7 @@ impl Lane {
     }
 
     pub(super) fn next_unpark(&self) -> Option<Instant> {
-        self.parked.values().map(|parked| parked.until).min()
+        self.parked.values().map(|parked| parked.until).chain(self.waits).min()
     }
 
     /// Who waits here, but for those held back, by age.

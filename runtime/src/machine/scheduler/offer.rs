@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use everport_handoff::id::{ListenerId, WorkerId};
 
-use super::super::{Action, ConnectionId, OfferedPolicy};
+use super::super::{Action, ConnectionId};
 use super::lane::{Gate, Lane};
 use super::roster::{Applicant, Assembly, Choice};
 use super::worker::{Channel, Seat, Word};
@@ -74,6 +74,9 @@ impl Scheduler {
             let Some(lane) = self.lanes.get_mut(&listener).filter(|_| choice != Choice::Nobody || sheds) else {
                 return;
             };
+            if let Choice::Wait(until) = choice {
+                return lane.wait(until);
+            }
             lane.queue.pop_front();
             if let Choice::WaitFor(worker, until) = choice {
                 lane.park(connection, worker, until);
@@ -83,7 +86,7 @@ impl Scheduler {
             match choice {
                 Choice::Worker(worker) => self.offer(connection, worker, now, actions),
                 Choice::Unfit => self.hold_unfit(connection, now, actions),
-                Choice::Nobody | Choice::WaitFor(..) => self.shed(connection, actions),
+                Choice::Nobody | Choice::WaitFor(..) | Choice::Wait(_) => self.shed(connection, actions),
             }
         }
     }
@@ -220,7 +223,7 @@ impl Scheduler {
         let waiting = lane.accepted();
         let room = match self.settings.queue.saturating_sub(waiting) {
             // It may have to wait for another one than that.
-            0 if waiting > 0 && lane.roster.policy() == OfferedPolicy::Hash => 0,
+            0 if waiting > 0 && lane.roster.waits() => 0,
             0 => usize::from(lane.roster.has_credit(&self.workers, &self.settings)),
             room => room,
         };

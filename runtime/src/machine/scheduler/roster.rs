@@ -3,7 +3,7 @@
 //! | policy | how it finds one of n workers | cost |
 //! |---|---|---|
 //! | [`rr`] | the one whose turn comes first, by a clock that runs slower for those with more weight | O(log n) |
-//! | [`least`] | the one with the fewest connections for its weight | O(log n) |
+//! | [`least`] | the one with the fewest connections for its weight, also if it has to be waited for | O(log n) |
 //! | [`p2c`] | the better of two at random | O(1) |
 //! | [`hash`] | the one that stands for the client in a table | O(1), and O(n) for clients of one that cannot take any |
 //!
@@ -55,6 +55,8 @@ pub(super) enum Choice {
     Worker(WorkerId),
     /// This worker alone, for it will have credit soon, or until then.
     WaitFor(WorkerId, Instant),
+    /// Whoever comes next, or until then: the one that should have it will have credit soon.
+    Wait(Instant),
     /// All who could take something have refused this very connection, or still have a revoked copy of it.
     Unfit,
     Nobody,
@@ -89,17 +91,22 @@ pub(super) struct Applicant<'a> {
 impl Assembly<'_> {
     fn judge(&self, id: WorkerId) -> Verdict {
         let Some(worker) = self.workers.get(&id) else { return Verdict::Absent };
-        let fits = |applicant: &Applicant<'_>| {
-            applicant.waiting.fits(applicant.id, id, worker) && !applicant.waiting.refused_by.contains(&id)
-        };
         match worker.standing {
-            _ if worker.can_be_offered(self.settings) => match self.connection.as_ref().is_none_or(fits) {
+            _ if worker.can_be_offered(self.settings) => match self.suits(id) {
                 true => Verdict::Fits,
                 false => Verdict::Unfit,
             },
             Standing::Active { pace: Pace::Prompt | Pace::Wanted { .. }, .. } if !worker.is_full() => Verdict::Spent,
             _ => Verdict::Absent,
         }
+    }
+
+    /// Whether the worker could have this connection, if it can take anything: it has not refused it, nor still a copy of it.
+    fn suits(&self, id: WorkerId) -> bool {
+        self.connection.as_ref().is_none_or(|Applicant { id: connection, waiting }| {
+            let fits = |worker: &Worker| waiting.fits(*connection, id, worker);
+            self.workers.get(&id).is_some_and(fits) && !waiting.refused_by.contains(&id)
+        })
     }
 
     fn key(&self) -> Option<u64> {
@@ -133,6 +140,11 @@ impl Roster {
             Self::TwoChoices(_) => OfferedPolicy::TwoChoices,
             Self::Hash(_) => OfferedPolicy::Hash,
         }
+    }
+
+    /// Whether a connection may have to wait although somebody could take it.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Least(_) | Self::Hash(_))
     }
 
     /// Whether it matters here how many connections each worker has.
@@ -205,9 +217,10 @@ impl Roster {
 
     fn rest(&mut self, worker: WorkerId, now: Instant) {
         match self {
-            // Its clients wait a little for it.
+            // They are waited for, a little.
             Self::Hash(table) => table.rest(worker, now),
-            _ => self.remove(worker),
+            Self::Least(ranking) => ranking.rest(worker, now),
+            Self::RoundRobin(_) | Self::TwoChoices(_) => self.remove(worker),
         }
     }
 }

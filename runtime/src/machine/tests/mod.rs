@@ -6,6 +6,7 @@ mod clearing;
 mod configuring;
 mod generation_states;
 mod handover;
+mod least;
 mod listening;
 mod nonsense;
 mod offers;

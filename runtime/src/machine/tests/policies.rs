@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use everport_handoff::id::Slot;
 
-use super::super::random::Random;
 use super::super::*;
 use super::world::{Mood, PORT, World};
 
@@ -12,26 +11,26 @@ const OFFERED: [OfferedPolicy; 4] =
     [OfferedPolicy::RoundRobin, OfferedPolicy::Least, OfferedPolicy::TwoChoices, OfferedPolicy::Hash];
 
 /// A master with so many workers, all of them active.
-fn serving(policy: OfferedPolicy, workers: u32) -> World {
+pub(super) fn serving(policy: OfferedPolicy, workers: u32) -> World {
     let care = Care { most_workers: 128, ..World::settings().care };
     let settings = Settings { workers, care, ..World::settings() };
     serving_with(policy, settings)
 }
 
-fn serving_with(policy: OfferedPolicy, settings: Settings) -> World {
+pub(super) fn serving_with(policy: OfferedPolicy, settings: Settings) -> World {
     let mut world = World::serving_with(settings);
     world.feed(Event::PolicyAsked { listener: PORT, policy });
     world
 }
 
-fn weigh(world: &mut World, weights: &[u32]) {
+pub(super) fn weigh(world: &mut World, weights: &[u32]) {
     for (slot, &weight) in (0..).map(Slot).zip(weights) {
         world.feed(Event::WeightAsked { slot, weight });
     }
 }
 
 /// Clients connect one after the other, so that every offer has been taken before the next.
-fn connect_singly(world: &mut World, clients: usize) {
+pub(super) fn connect_singly(world: &mut World, clients: usize) {
     for _ in 0..clients {
         world.connect(1);
         world.pass_millis(11);
@@ -39,7 +38,7 @@ fn connect_singly(world: &mut World, clients: usize) {
 }
 
 /// How many connections each worker has taken in all, by id.
-fn taken(world: &World) -> Vec<u64> {
+pub(super) fn taken(world: &World) -> Vec<u64> {
     world.workers.values().map(|process| process.taken_in_all).collect()
 }
 
@@ -119,53 +118,6 @@ fn weight_lasts_over_crashes_and_reloads() {
     let views = world.machine.workers().filter(|view| matches!(view.state, WorkerState::Active { .. }));
     let shares: BTreeMap<_, _> = views.map(|view| (view.slot, (view.weight, view.counters.offered))).collect();
     assert_eq!(shares, BTreeMap::from([(Slot(0), (3, 30)), (Slot(1), (1, 10))]));
-}
-
-#[test]
-fn least_keeps_the_busiest_within_a_twentieth_of_the_mean() {
-    let mut world = serving(OfferedPolicy::Least, 8);
-    let mut random = Random::new(5);
-    for _ in 0..400 {
-        world.connect(1 + random.below(12) as usize);
-        // Long-lived connections end at random, and not evenly.
-        for worker in 1..=8 {
-            let ended = if random.below(8) == 0 { random.below(1 + worker) } else { 0 };
-            world.end(worker, ended);
-        }
-        world.pass_millis(15);
-    }
-    let active: Vec<_> = world.workers.values().map(|process| process.active).collect();
-    let mean = active.iter().sum::<u64>() / 8;
-    assert!(mean > 60 && active.iter().all(|active| active.abs_diff(mean) * 20 <= mean), "{active:?}");
-}
-
-#[test]
-fn least_does_not_herd_within_one_batch() {
-    let mut world = serving(OfferedPolicy::Least, 4);
-    for worker in 1..=4 {
-        world.set_mood(worker, Mood::Blocked);
-    }
-    world.connect(16);
-    assert_eq!([1, 2, 3, 4].map(|worker| world.untaken(worker)), [4; 4]);
-}
-
-#[test]
-fn least_counts_by_weight() {
-    let mut world = serving(OfferedPolicy::Least, 2);
-    weigh(&mut world, &[3, 1]);
-    connect_singly(&mut world, 400);
-    assert_eq!(taken(&world), [300, 100]);
-}
-
-#[test]
-fn least_gives_a_new_worker_what_the_others_have_too_much() {
-    let settings = Settings { workers: 3, credit: 16, ..World::settings() };
-    let mut world = serving_with(OfferedPolicy::Least, settings);
-    connect_singly(&mut world, 30);
-    world.exit(2, 1);
-    world.all_ready();
-    connect_singly(&mut world, 10);
-    assert_eq!(world.worker(4).active, 10);
 }
 
 #[test]
