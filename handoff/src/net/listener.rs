@@ -105,7 +105,7 @@ impl<K: Kind> Listener<K> {
     /// # Errors
     ///
     /// As tokio's, and when this process has no room for another socket. An offered connection goes to another worker
-    /// then; one that this process has accepted itself, from a shared socket, ends if the runtime refuses to watch it.
+    /// then. That the runtime cannot watch a stream is an error of its first read or write that has to wait.
     pub async fn accept(&self) -> io::Result<(Stream<K>, K::Addr)> {
         match &self.origin {
             Origin::Plain { socket, .. } => {

@@ -18,6 +18,9 @@
 //! A connection that another worker has read from and handed over gives those bytes first, whichever way it is read.
 //! [`Stream::handover`] gives one away, [`Listener::resumed`] takes those that come with the state of an application.
 //!
+//! A stream comes into its runtime's epoll the first time that somebody has to wait for it, in the runtime where that is;
+//! most requests are there by then. Its `try_` methods ask the socket itself until then.
+//!
 //! What tokio has and these types leave out, on purpose:
 //!
 //! - `connect`, also of a UDP socket, with `send` and `peer_addr`: outgoing connections are not Everport's matter, and a

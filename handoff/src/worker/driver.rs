@@ -121,11 +121,7 @@ enum News<'a> {
     Room(AsyncFdReadyGuard<'a, OwnedFd>),
 }
 
-fn poll_channel<'a>(
-    channel: &'a AsyncFd<OwnedFd>,
-    full: bool,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<News<'a>>> {
+fn poll_channel<'a>(channel: &'a AsyncFd<OwnedFd>, full: bool, cx: &mut Context<'_>) -> Poll<io::Result<News<'a>>> {
     if let Poll::Ready(ready) = channel.poll_read_ready(cx) {
         return Poll::Ready(ready.map(News::Messages));
     }

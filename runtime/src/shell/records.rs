@@ -177,21 +177,12 @@ impl Records {
             _ => None,
         };
         let (starting_ms, probation_ms) = (millis(phases.starting), millis(phases.probation));
-        match (&outcome, &reason) {
-            (Outcome::Committed, _) => info!(%generation, starting_ms, probation_ms, "reload committed"),
-            // Nobody needs to act: it is what was asked for.
-            (Outcome::RolledBack(Failure::Stopped | Failure::Asked { .. }), reason) => {
-                info!(%generation, reason, "reload rolled back");
-            }
-            (Outcome::RolledBack(_), reason) => error!(%generation, reason, "reload rolled back"),
-        }
-        let Some(first) = asked.first() else { return };
-        let record = ReloadRecord {
+        let record = asked.first().map(|first| ReloadRecord {
             generation,
             asked_by: first.by,
             at: humantime::format_rfc3339_millis(at).to_string(),
             outcome: if reason.is_none() { ReloadOutcome::Committed } else { ReloadOutcome::RolledBack },
-            reason,
+            reason: reason.clone(),
             workers,
             starting_ms,
             total_ms: millis(now.saturating_duration_since(began)),
@@ -206,8 +197,20 @@ impl Records {
             draining_ms: None,
             strategy,
             delayed,
-        };
-        self.audit.append(&AuditLine::Reload(record.clone()));
+        });
+        // First: whoever reads of it in the log finds its line.
+        if let Some(record) = &record {
+            self.audit.append(&AuditLine::Reload(record.clone()));
+        }
+        match (&outcome, &reason) {
+            (Outcome::Committed, _) => info!(%generation, starting_ms, probation_ms, "reload committed"),
+            // Nobody needs to act: it is what was asked for.
+            (Outcome::RolledBack(Failure::Stopped | Failure::Asked { .. }), reason) => {
+                info!(%generation, reason, "reload rolled back");
+            }
+            (Outcome::RolledBack(_), reason) => error!(%generation, reason, "reload rolled back"),
+        }
+        let Some(record) = record else { return };
         for asked in asked.into_iter().chain(judge) {
             asked.answer.give(Some(&record));
         }
@@ -268,12 +271,13 @@ impl Records {
     pub(super) fn generation_drained(&mut self, generation: Generation, after: Duration) {
         let Tally { moved, finished, lingered, cut } = self.drains.remove(&generation).unwrap_or_default();
         let draining_ms = millis(after);
-        info!(%generation, moved, finished, lingered, cut, draining_ms, "generation drained");
         if let Some(record) = self.record_of(generation) {
             record.draining_ms = Some(draining_ms);
         }
         let at = humantime::format_rfc3339_millis(clock::wall()).to_string();
         self.audit.append(&AuditLine::Drained { generation, at, finished, lingered, cut, moved, draining_ms });
+        // Last, as in `reload_ended`.
+        info!(%generation, moved, finished, lingered, cut, draining_ms, "generation drained");
     }
 
     /// Somebody has ordered something.
