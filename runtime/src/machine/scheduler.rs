@@ -60,6 +60,8 @@ pub(super) struct Scheduler {
     /// When the wanted workers are asked for a beat again.
     ask_again: Option<Instant>,
     intake: Intake,
+    /// How many workers have a limit of connections.
+    limited: usize,
     /// How much each slot shall get, where somebody said so; else one.
     weights: BTreeMap<Slot, u32>,
     loads: Loads,
@@ -154,6 +156,7 @@ impl Scheduler {
             held: VecDeque::new(),
             moving: VecDeque::new(),
             ask_again: None,
+            limited: 0,
             weights: BTreeMap::new(),
             loads: Loads::default(),
             random: Random::new(settings.care.seed),
@@ -195,12 +198,19 @@ impl Scheduler {
     /// A worker is started. `limit`: how many connections it may have.
     pub(super) fn join(&mut self, worker: WorkerId, slot: Slot, limit: Option<u64>) {
         let weight = self.weight(slot);
+        self.limited += usize::from(limit.is_some());
         self.workers.insert(worker, Worker::new(slot, weight, limit));
     }
 
     /// Drops a worker whose process never was.
     pub(super) fn never_started(&mut self, worker: WorkerId) {
-        self.workers.remove(&worker);
+        self.forget(worker);
+    }
+
+    fn forget(&mut self, worker: WorkerId) {
+        if let Some(forgotten) = self.workers.remove(&worker) {
+            self.limited -= usize::from(forgotten.is_limited());
+        }
     }
 
     /// The worker uses the listener from now on.

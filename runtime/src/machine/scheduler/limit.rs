@@ -58,6 +58,10 @@ impl Worker {
         self.load.active.saturating_add(self.load.taken).saturating_add(untaken)
     }
 
+    pub(super) fn is_limited(&self) -> bool {
+        self.load.limit.is_some()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.load.limit.is_some_and(|limit| self.load() >= limit)
     }
@@ -213,7 +217,7 @@ impl Scheduler {
         if !seated.can_be_offered(&self.settings) {
             return;
         }
-        let (member, is_limited) = (seated.member(worker), seated.load.limit.is_some());
+        let (member, is_limited) = (seated.member(worker), seated.is_limited());
         for (listener, seat) in &mut seated.seats {
             let Some(lane) = self.lanes.get_mut(listener) else { continue };
             match seat {
@@ -234,8 +238,12 @@ impl Scheduler {
         }
     }
 
-    /// How many more connections the listener's workers may have together; no more than `most` are counted.
+    /// How many more connections the listener's workers, of which there are some, may have together; no more than `most` are
+    /// counted.
     pub(super) fn places(&self, listener: ListenerId, most: usize) -> usize {
+        if self.limited == 0 {
+            return most;
+        }
         let mut places = 0_usize;
         for worker in self.workers.values().filter(|worker| worker.serves(listener)) {
             places = places.saturating_add(worker.places());

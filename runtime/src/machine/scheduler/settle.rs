@@ -192,7 +192,7 @@ impl Scheduler {
             && dead.standing == Standing::Dead
             && !dead.has_words()
         {
-            self.workers.remove(&worker);
+            self.forget(worker);
             actions.push(Action::Forget { worker });
         }
     }

@@ -95,8 +95,9 @@ pub(super) fn bounds(findings: &mut Findings) {
     let further =
         findings.of(MEMORY).filter(|figure| figure.side == FURTHER).map(|figure| figure.summary.median).last();
     let eight = |side: &str| findings.median(MEMORY, side, "8 workers");
-    let resident = |side: &str| findings.median(MEMORY, side, "8 workers, Rss");
-    let worker = resident("a worker").zip(resident("the same program alone")).map(|(worker, alone)| worker - alone);
+    // The pages of the program's file are there once, whoever has touched them.
+    let share = |side: &str| findings.median(MEMORY, side, "8 workers, Pss");
+    let worker = share("a worker").zip(share("the same program alone")).map(|(worker, alone)| worker - alone);
     let bounds = [
         ("master", eight("master"), 12_000_000.0 / 1024.0),
         (FURTHER, further, 200_000.0 / 1024.0),
