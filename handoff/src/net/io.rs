@@ -130,7 +130,7 @@ pub(super) fn write(socket: BorrowedFd<'_>, buf: &[u8]) -> rustix::io::Result<us
     rustix::net::send(socket, buf, SendFlags::NOSIGNAL)
 }
 
-/// As [`write`].
+/// As [`write()`].
 pub(super) fn write_vectored(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
     rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
 }

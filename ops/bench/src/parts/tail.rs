@@ -36,7 +36,7 @@ const TROUBLES: [Trouble; 3] = [
 ];
 
 pub(super) async fn measure(quick: bool) -> Outcome<Findings> {
-    let (rounds, time) = if quick { (1, Duration::from_millis(300)) } else { (5, Duration::from_secs(10)) };
+    let (rounds, time) = if quick { (1, Duration::from_millis(300)) } else { (3, Duration::from_secs(10)) };
     let mut findings = Findings::new("tail", "Latency of new connections with one of four workers in trouble", quick);
     for side in Side::spreading() {
         let Some(server) = start(side, WORKERS, &mut findings).await? else { continue };
