@@ -10,19 +10,26 @@ use rustix::process::{Resource, getrlimit};
 use super::connections::cost;
 use super::start;
 use crate::client::{failed, hold, load};
+use crate::cpu;
 use crate::error::Result;
 use crate::figures::{Findings, Limit};
 use crate::serve::Kind;
 use crate::side::Side;
 
 const COST: &str = "CPU per connection";
-const SIDES: [Side; 5] = [
+/// Of it, what the first process pays: whoever accepts and passes on.
+const MASTER: &str = "CPU of the master per connection";
+const SIDES: [Side; 7] = [
     Side::Everport("rr"),
     Side::Everport("least"),
     Side::Everport("none"),
     Side::Everport("split"),
     Side::Baseline(Kind::TokioShared),
+    Side::Baseline(Kind::TokioOwn),
+    Side::Baseline(Kind::PassingTokio),
 ];
+/// Those whose master has a part in every connection.
+const PASSING: [Side; 3] = [Side::Everport("rr"), Side::Everport("least"), Side::Baseline(Kind::PassingTokio)];
 /// Descriptors and ports that the client, or the one process that serves, needs for other things.
 const RESERVE: usize = 500;
 /// The workers of those that have idle connections.
@@ -40,6 +47,10 @@ pub(super) async fn measure(quick: bool) -> Result<Findings> {
     let rr = Side::Everport("rr").to_string();
     // Within noise.
     findings.compare_cases(COST, &rr, "128 workers", "8 workers", Some(Limit::AtMost(1.05)));
+    findings.compare_cases(MASTER, &rr, "128 workers", "8 workers", Some(Limit::AtMost(1.05)));
+    for side in [Side::Baseline(Kind::PassingTokio), Side::Baseline(Kind::TokioOwn)] {
+        findings.compare_cases(COST, &side.to_string(), "128 workers", "8 workers", None);
+    }
     memory::bounds(&mut findings);
     Ok(findings)
 }
@@ -60,8 +71,13 @@ async fn by_workers(workers: &[usize], quick: bool, findings: &mut Findings) -> 
             let Some(server) = start(side, *workers, findings).await? else { continue };
             load(&server, connections, 16).await?;
             for _ in 0..rounds {
+                let (case, before) = (format!("{workers} workers"), cpu::time(&[server.root()]));
                 let (served, _) = cost(&server, connections, 16).await?;
-                findings.note(COST, "µs", side, &format!("{workers} workers"), served);
+                findings.note(COST, "µs", side, &case, served);
+                if PASSING.contains(&side) {
+                    let master = (cpu::time(&[server.root()]) - before) as f64 / connections as f64 / 1000.0;
+                    findings.note(MASTER, "µs", side, &case, master);
+                }
             }
         }
     }
