@@ -23,6 +23,9 @@ use super::kind::Kind;
 /// How much is read at once from a bare socket: the head of a request as a rule.
 pub(super) const FIRST_READ: usize = 4096;
 
+/// How many slices the system writes in one call (`UIO_MAXIOV`); with more it refuses.
+const MAX_SLICES: usize = 1024;
+
 /// A connected socket, non-blocking. Closed on drop.
 pub(super) struct Io<K: Kind> {
     watched: OnceLock<K::Stream>,
@@ -132,6 +135,7 @@ pub(super) fn write(socket: BorrowedFd<'_>, buf: &[u8]) -> rustix::io::Result<us
 
 /// As [`write()`].
 pub(super) fn write_vectored(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    let bufs = &bufs[..bufs.len().min(MAX_SLICES)];
     rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
 }
 
@@ -276,6 +280,15 @@ mod tests {
         });
         assert!(writing.await.unwrap());
         assert_eq!(reading.await.unwrap(), 4 << 20);
+    }
+
+    #[tokio::test]
+    async fn of_more_slices_than_the_system_takes_a_part_is_written() {
+        let (mut client, mut io) = pair();
+        let slices = vec![IoSlice::new(b"x"); MAX_SLICES + 1];
+        assert_eq!(io.write_vectored(&slices).await.unwrap(), MAX_SLICES);
+        client.read_exact(&mut [0; MAX_SLICES]).unwrap();
+        assert!(!is_watched(&io));
     }
 
     #[tokio::test]

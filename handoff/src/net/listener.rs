@@ -286,7 +286,8 @@ fn take_fresh<K: Kind>(port: &Port) -> Option<Accepted<K>> {
     )
 }
 
-/// Takes the oldest offer that is still good, or refuses all if the worker is full. Nothing waits in here, so that a cancelled `accept` loses none.
+/// Takes the oldest offer that is still good, or refuses all if the worker is full. Nothing waits in here, so that a cancelled
+/// `accept` loses none.
 pub(super) fn take_offer<K: Kind, L>(
     link: &Arc<Link>,
     pop: impl Fn() -> Option<(Incoming, L)>,
@@ -374,11 +375,14 @@ fn accept_in_line<K: Kind>(port: &Port, place: &Place) -> Option<Accepted<K>> {
 
 /// A connection that this process has accepted for another worker, and that came back. It is counted already.
 fn take_returned<K: Kind>(port: &Port) -> Option<Accepted<K>> {
-    if !port.link().state().takes_offers() || port.link().is_overfull() {
+    let link = port.link();
+    // Held as in `take_offer`.
+    let state = link.state();
+    if !state.takes_offers() {
         return None;
     }
-    let (returned, name) = port.inbox().pop_returned()?;
-    port.link().board().count_taken();
+    let (returned, name) = link.pop_returned(port.inbox(), state.is_lost())?;
+    link.board().count_taken();
     let (socket, tie) = returned.into_parts();
     let peer = client::<K>(&name);
     Some(peer.map(|peer| (Stream::new(Io::bare(socket), Some(peer.clone()), Some(tie), Unread::default()), peer)))

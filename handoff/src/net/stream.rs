@@ -9,12 +9,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes};
 use rustix::net::Shutdown;
+use socket2::{SockAddr, SockRef};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
 use super::io::{FIRST_READ, Io, write, write_vectored};
 use super::kind::{Kind, Tcp, Unix};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf};
 use super::unread::{self, Unread};
+use crate::name::SocketName;
 use crate::worker::link::Link;
 use crate::worker::tie::Tie;
 
@@ -45,7 +47,7 @@ impl<K: Kind> Stream<K> {
     pub fn peer_addr(&self) -> io::Result<K::Addr> {
         match &self.peer {
             Some(peer) => Ok(peer.clone()),
-            None => K::peer_addr(self.tokio()?),
+            None => self.name(|socket| socket.peer_addr()),
         }
     }
 
@@ -55,7 +57,7 @@ impl<K: Kind> Stream<K> {
     ///
     /// As tokio's.
     pub fn local_addr(&self) -> io::Result<K::Addr> {
-        K::local_addr(self.tokio()?)
+        self.name(|socket| socket.local_addr())
     }
 
     /// Borrows the two halves, which can be used at the same time.
@@ -161,6 +163,13 @@ impl<K: Kind> Stream<K> {
     fn io_mut(&mut self) -> Pin<&mut Io<K>> {
         // As in `io()`.
         Pin::new(self.io.as_mut().expect("taken only by methods that consume the stream"))
+    }
+
+    /// What the system calls one end.
+    fn name(&self, ask: impl FnOnce(SockRef<'_>) -> io::Result<SockAddr>) -> io::Result<K::Addr> {
+        let name = self.io().with_fd(|socket| ask(SockRef::from(&socket)))?;
+        let other = || io::Error::new(io::ErrorKind::InvalidData, "the socket is of another kind than the stream");
+        K::addr(&SocketName::from(&name)).ok_or_else(other)
     }
 
     fn was_read(&self) {
@@ -359,7 +368,7 @@ macro_rules! as_tokio {
 
             /// As tokio's.
             pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-                self.tokio()?.take_error()
+                self.io().with_fd(|socket| SockRef::from(&socket).take_error())
             }
         }
 

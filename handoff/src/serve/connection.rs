@@ -34,7 +34,6 @@ use super::pulse::Pulse;
 use super::request::Counted;
 use super::transport::{Outcome, Transport};
 use super::wire::Wire;
-use crate::worker::Activity;
 
 /// How long the head of a request may take, from its first byte.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,7 +52,7 @@ pub(super) async fn serve<I: Transport, S: HttpService>(mut io: I, service: S, m
         };
         // Idle ones with a successor move, all others have had their time.
         if !(moves && drain.is_some_and(|drain| drain.successor)) {
-            idle.io.activity().into_iter().for_each(Activity::lingered);
+            idle.io.activity().lingered();
             return linger(idle.io).await;
         }
         match idle.io.hand_over(idle.unread).await {

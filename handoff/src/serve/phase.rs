@@ -1,11 +1,15 @@
 //! What a server is about: it serves, or it drains. And how one connection drains.
 
 use std::collections::hash_map::RandomState;
+use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, Hasher};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 use crate::worker::link::Link;
@@ -30,8 +34,25 @@ pub struct Drain {
 /// What each connection sees of its server: the drain, once it has begun. The server is done when all have let go of it.
 pub(super) type Phase = watch::Receiver<Option<Drain>>;
 
-/// Waits until a drain begins, or is another one.
+/// As [`next_drain`], for a connection that is woken at each of its requests: watching costs it one look at a number, but for
+/// the first time.
 pub(super) async fn changed(phase: &mut Phase) -> Drain {
+    let (look, mut woken) = (phase.clone(), None::<Waker>);
+    // Whenever it is polled it must come so far as to be woken, whatever the task has used of its budget.
+    let mut next = pin!(unconstrained(next_drain(phase)));
+    poll_fn(|cx| {
+        let will_be_woken = woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if will_be_woken && matches!(look.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        woken = Some(cx.waker().clone());
+        next.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Waits until a drain begins, or is another one.
+async fn next_drain(phase: &mut Phase) -> Drain {
     while phase.changed().await.is_ok() {
         if let Some(drain) = *phase.borrow_and_update() {
             return drain;

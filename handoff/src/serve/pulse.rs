@@ -4,7 +4,7 @@
 //! among each other. What every read, write or poll asks is inlined into hyper, which is built with the application.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::worker::Activity;
 
@@ -30,13 +30,11 @@ pub(super) struct Pulse {
     /// Requests that begin from now on shall be the last.
     leaving_soon: AtomicBool,
     /// Requests between the call of the service and the end of the response's body.
-    requests: AtomicUsize,
-    /// Tells the master of them.
-    activity: Option<Activity>,
+    activity: Activity,
 }
 
 impl Pulse {
-    pub(super) fn new(activity: Option<Activity>) -> Self {
+    pub(super) fn new(activity: Activity) -> Self {
         Self { activity, ..Self::default() }
     }
 
@@ -115,7 +113,7 @@ impl Pulse {
     /// Whether no request is in progress.
     #[inline]
     pub(super) fn is_unused(&self) -> bool {
-        self.requests.load(Relaxed) == 0
+        self.activity.is_idle()
     }
 
     /// Whether a client of HTTP/2 that was told to go away has said nothing since, wants nothing, and has what was sent to it.
@@ -140,8 +138,7 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn begin(pulse: &Arc<Pulse>) -> Self {
-        pulse.requests.fetch_add(1, Relaxed);
-        pulse.activity.iter().for_each(Activity::request_begins);
+        pulse.activity.request_begins();
         Self { pulse: Arc::clone(pulse), last: pulse.leaving_soon.load(Relaxed) }
     }
 
@@ -154,8 +151,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.pulse.requests.fetch_sub(1, Relaxed);
-        self.pulse.activity.iter().for_each(Activity::request_ends);
+        self.pulse.activity.request_ends();
     }
 }
 
@@ -185,7 +181,7 @@ mod tests {
         let (master, page) = MasterBoard::create().unwrap();
         let link = Link::new(Channel::adopt(theirs), WorkerBoard::adopt(page).unwrap()).unwrap();
         let told = || (master.figures().requests, master.figures().idle);
-        let pulse = Arc::new(Pulse::new(Some(Activity::new(Some(link)))));
+        let pulse = Arc::new(Pulse::new(Activity::new(Some(link))));
         assert_eq!(told(), (0, 1));
         let requests = [Request::begin(&pulse), Request::begin(&pulse)];
         assert_eq!(told(), (2, 0));

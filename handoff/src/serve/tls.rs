@@ -115,7 +115,7 @@ impl<I: Transport> Transport for TlsStream<I> {
         Outcome::Returned(self, unread)
     }
 
-    fn activity(&self) -> Option<Activity> {
+    fn activity(&self) -> Activity {
         self.get_ref().0.activity()
     }
 }

@@ -1,7 +1,6 @@
 //! What a connection must be able to do besides reading and writing: to move to another worker.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,8 +18,8 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'sta
     fn hand_over(self, unread: Bytes) -> impl Future<Output = Outcome<Self>> + Send;
 
     /// Its place in what the worker tells its master, if it counts there.
-    fn activity(&self) -> Option<Activity> {
-        None
+    fn activity(&self) -> Activity {
+        Activity::default()
     }
 }
 
@@ -45,7 +44,7 @@ impl<K: Kind> Transport for Stream<K> {
         }
     }
 
-    fn activity(&self) -> Option<Activity> {
-        self.link().map(|link| Activity::new(Some(Arc::clone(link))))
+    fn activity(&self) -> Activity {
+        Activity::new(self.link().cloned())
     }
 }

@@ -9,7 +9,9 @@ use super::link::Link;
 
 /// One connection whose requests are counted: idle while none is in progress. Ends on drop, with what is left of its
 /// requests. Made by [`Worker::activity`](super::Worker::activity), for a server that can tell.
+#[derive(Default)]
 pub struct Activity {
+    /// Nothing where no master looks.
     link: Option<Arc<Link>>,
     /// A connection of HTTP/2 has many at a time.
     requests: AtomicU64,
@@ -26,8 +28,9 @@ impl Activity {
 
     /// A request begins.
     pub fn request_begins(&self) {
+        let is_first = self.requests.fetch_add(1, Ordering::Relaxed) == 0;
         let Some(link) = &self.link else { return };
-        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+        if is_first {
             link.idle_ends();
         }
         link.request_begins();
@@ -35,11 +38,19 @@ impl Activity {
 
     /// A request has ended. Comes once for each that began.
     pub fn request_ends(&self) {
+        let was_last = self.requests.fetch_sub(1, Ordering::Relaxed) == 1;
         let Some(link) = &self.link else { return };
         link.request_ends();
-        if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if was_last {
             link.idle_begins();
         }
+    }
+
+    /// Whether no request is in progress.
+    #[cfg(feature = "http")]
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
     }
 
     /// The connection is closed now, for it was idle at the soft deadline.

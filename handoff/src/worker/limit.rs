@@ -10,7 +10,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::handovers::Returned;
 use super::link::Link;
+use super::port::Inbox;
+use crate::name::SocketName;
 
 /// What the master said, if it did.
 #[derive(Debug)]
@@ -64,9 +67,15 @@ impl Link {
         self.limit.most().is_some_and(|most| self.active() >= most)
     }
 
-    /// Whether more are counted than the worker may have: some were accepted for others, and have come back.
-    pub(crate) fn is_overfull(&self) -> bool {
-        self.limit.most().is_some_and(|most| self.active() > most)
+    /// What was accepted for others and has come back, if the worker may serve it. Such connections are counted already, so
+    /// those that wait do not fill it. To be called while the worker's state is held.
+    pub(crate) fn pop_returned(&self, inbox: &Inbox, is_lost: bool) -> Option<(Returned, SocketName)> {
+        // A lost master's have nobody else.
+        let Some(most) = self.limit.most().filter(|_| !is_lost) else { return inbox.pop_returned() };
+        let _turn = self.limit.turn();
+        let waiting: usize = self.inboxes().iter().map(|inbox| inbox.returned()).sum();
+        let served = self.active().saturating_sub(u64::try_from(waiting).unwrap_or(u64::MAX));
+        if served < most { inbox.pop_returned() } else { None }
     }
 
     /// A connection has ended, and so many are left: those who found the worker full look again.

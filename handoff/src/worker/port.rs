@@ -153,8 +153,13 @@ impl Inbox {
         self.waiters.wake();
     }
 
+    /// How many have come back and wait.
+    pub(super) fn returned(&self) -> usize {
+        self.queues().returned.len()
+    }
+
     /// What has come back, oldest first.
-    pub(crate) fn pop_returned(&self) -> Option<(Returned, SocketName)> {
+    pub(super) fn pop_returned(&self) -> Option<(Returned, SocketName)> {
         self.queues().returned.pop_front()
     }
 

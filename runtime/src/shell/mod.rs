@@ -229,13 +229,9 @@ impl Shell {
 
     /// Feeds the machine with what was noted and does what it says, and so on with the events that come of that.
     fn pump(&mut self) {
-        if self.events.is_empty() {
-            return;
-        }
-        let now = clock::now();
         let mut actions = std::mem::take(&mut self.actions);
         while let Some(event) = self.events.pop_front() {
-            self.machine.handle(event, now, &mut actions);
+            self.machine.handle(event, clock::now(), &mut actions);
             for action in actions.drain(..) {
                 self.note_news(&action);
                 self.carry_out(action);

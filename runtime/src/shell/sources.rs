@@ -25,7 +25,7 @@ use crate::config::Policy;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::Request;
 use crate::error::{Error, Result};
-use crate::machine::{ConnectionId, Event, GenerationState, RequestId, Settled};
+use crate::machine::{ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
 
 /// How many connections one turn accepts from one listener, so that other sources get their turn.
 const MAX_ACCEPTS: usize = 64;
@@ -185,15 +185,17 @@ impl Shell {
 
     /// Notes what became of offers. A move that is not legal means that the connection may have been read from.
     pub(super) fn note_moves(&mut self, worker: WorkerId, moves: impl IntoIterator<Item = (ConnectionId, Move)>) {
+        let mut refused = false;
         for (connection, how) in moves {
             if how.is_none() {
                 // First, so that what it says it took is not believed.
                 self.broke(worker, "it wrote on its board what no offer allows".to_owned());
             }
             self.note(Event::Settled { worker, connection, how: how.unwrap_or(Settled::Taken) });
-            if how == Some(Settled::Refused) {
-                self.read_load(worker);
-            }
+            refused |= how == Some(Settled::Refused);
+        }
+        if refused {
+            self.read_load(worker);
         }
     }
 
@@ -343,11 +345,16 @@ impl Shell {
         if address.host_port().is_some() {
             return Err(refuse(format!("bind {address}: the worker resolves host names, for the master cannot wait")));
         }
-        if let Some(listener) = self.listeners.find(&address, index) {
-            return Ok(listener);
-        }
         let generation = self.links.get(&worker).map(|link| link.identity.generation);
         let plan = generation.map_or(self.plans.active(), |generation| self.plans.of(generation));
+        if let Some(listener) = self.listeners.find(&address, index) {
+            // It stays split, whatever the settings say by now.
+            let is_split = self.listeners.get(listener).is_some_and(|held| held.spread == Spread::Split);
+            return match plan.config.refuses(is_split.then_some(Policy::Split)) {
+                Some(problem) => Err(refuse(format!("bind {address}: {problem}"))),
+                None => Ok(listener),
+            };
+        }
         if plan.launcher.surroundings().is_other_user() {
             let reason =
                 format!("bind {address}: workers of another user may listen where the configuration says only");

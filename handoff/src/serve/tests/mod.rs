@@ -52,8 +52,8 @@ impl Transport for Pipe {
         }
     }
 
-    fn activity(&self) -> Option<Activity> {
-        self.link.clone().map(|link| Activity::new(Some(link)))
+    fn activity(&self) -> Activity {
+        Activity::new(self.link.clone())
     }
 }
 

@@ -149,6 +149,34 @@ async fn what_comes_back_to_a_full_worker_waits_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn of_several_that_come_back_each_is_served_in_its_turn() {
+    let sockets = [shared(), shared()];
+    let (mut master, link, first) = limited(&sockets[0], Sharing::InLine, 1).await;
+    let bound =
+        tokio::join!(bind(&link, "127.0.0.1:0"), master.answer_as(2, Some((Sharing::InLine, sockets[1].as_fd()))));
+    let second = bound.0;
+    assert!(pends(first.accept()) && pends(second.accept()), "it waits in two lines");
+    let moved = Connection::new();
+    master.offer(1, &moved);
+    let (stream, _) = first.accept().await.unwrap();
+    // Called in both when it is full.
+    let clients = [connect(&sockets[0]), connect(&sockets[1])];
+    assert!(pends(first.accept()) && pends(second.accept()));
+    for _ in 0..2 {
+        let received = master.receive().await;
+        let ToMaster::Handover { id, .. } = received.message else { panic!("not a Handover") };
+        master.end(id, HandoverOutcome::Returned, &received.fds);
+    }
+    master.sync().await;
+    assert!(pends(first.accept()) && pends(second.accept()), "it is full");
+    drop(stream);
+    let (one, _) = first.accept().await.unwrap();
+    assert!(pends(second.accept()), "it is full again");
+    drop(one);
+    assert_eq!(second.accept().await.unwrap().1, clients[1].local_addr().unwrap());
+}
+
+#[tokio::test]
 async fn what_moves_to_a_full_worker_is_refused_and_counts_otherwise() {
     let shared = shared();
     let (mut master, _link, listener) = limited(&shared, Sharing::Together, 1).await;

@@ -100,6 +100,7 @@ impl Master {
     }
 
     fn say(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        self.board.count_message();
         self.channel.send(message, fds).unwrap();
     }
 

@@ -82,8 +82,9 @@ async fn round(
         let asked = cpu::time(&server.processes());
         closed += look_at_all(server, idle).await?;
         settle().await;
-        asking += cpu::time(&server.processes()) - asked;
-        let spent = Duration::from_nanos((cpu::spent(server.root()) - before).saturating_sub(asking));
+        // What is reaped counts in ticks from then on, which may be less.
+        asking += cpu::time(&server.processes()).saturating_sub(asked);
+        let spent = Duration::from_nanos(cpu::spent(server.root()).saturating_sub(before).saturating_sub(asking));
         if spent >= enough || reloads == MANY {
             break spent;
         }
