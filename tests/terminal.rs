@@ -11,13 +11,14 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::harness::setup::WORKER;
 use crate::harness::{Line, Master, Setup, process};
 
-/// A master whose controlling terminal is a new one, and the end that a user has.
+/// A master whose controlling terminal is a new one, and the end that a user has. Whether whoever runs the tests ignores
+/// HUP makes no difference.
 fn in_a_terminal() -> (Master, File) {
-    in_a_terminal_after("true")
+    in_a_terminal_with("--default-signal=HUP")
 }
 
-/// As above, by a shell that runs this first.
-fn in_a_terminal_after(script: &str) -> (Master, File) {
+/// As above, with HUP as this option of `env` says.
+fn in_a_terminal_with(hangup: &str) -> (Master, File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let user = openpt(flags).expect("a new terminal");
     grantpt(&user).expect("a new terminal");
@@ -26,7 +27,8 @@ fn in_a_terminal_after(script: &str) -> (Master, File) {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let terminal = open(name.as_c_str(), flags, Mode::empty()).expect("a new terminal");
     // `setsid --ctty` makes its standard input the controlling terminal; it forks, for it leads a process group.
-    let setup = Setup::program("setsid", &["--ctty", "--wait", WORKER, "127.0.0.1:0"]).stdin(terminal).shell(script);
+    let arguments = [hangup, "setsid", "--ctty", "--wait", WORKER, "127.0.0.1:0"];
+    let setup = Setup::program("env", &arguments).stdin(terminal);
     (setup.start(), user.into())
 }
 
@@ -64,7 +66,7 @@ fn a_terminal_that_closes_is_a_graceful_stop_and_no_reload() {
 /// `nohup` says so by ignoring HUP.
 #[test]
 fn a_master_that_was_started_to_outlive_its_terminal_does() {
-    let (master, user) = in_a_terminal_after("trap '' HUP");
+    let (master, user) = in_a_terminal_with("--ignore-signal=HUP");
     drop(user);
     let pid = master_of(&master);
     for generation in 2..4 {
