@@ -186,7 +186,8 @@ pub(crate) enum Event {
 
     /// When it is known how many connections each worker has, as `Machine::wants_loads` asked.
     LoadsRead { active: Vec<(WorkerId, u64)> },
-    /// When it is known how many connections a worker has, as `Action::WatchLoad` orders. What it settled before was fed.
+    /// When it is known how many connections a worker has, as `Action::WatchLoad` orders, or because it refused one. What it
+    /// settled before was fed.
     LoadRead { worker: WorkerId, active: u64 },
     /// When the master accepted a connection. `key` is the same for all that a client makes; nothing if it has no address.
     Accepted { listener: ListenerId, connection: ConnectionId, key: Option<u64> },

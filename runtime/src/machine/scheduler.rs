@@ -99,6 +99,11 @@ impl Connection {
         Self { listener, key: None, state, copies: 0, steals: 0, refused_by, rounds: 0, given, is_recalled: false }
     }
 
+    /// Whether somebody waits for what becomes of its offer: a client that has waited for long, or its giver.
+    fn is_awaited(&self) -> bool {
+        self.steals > 0 || self.given.is_some()
+    }
+
     /// Whether this worker can be offered the connection: it is not the one that wants to be rid of it.
     fn fits(&self, own: ConnectionId, id: WorkerId, worker: &Worker) -> bool {
         worker.fits(own, self.listener) && self.given.is_none_or(|given| given.by != id)

@@ -125,7 +125,7 @@ impl Scheduler {
             return;
         };
         offered.state = State::Offered { worker, since: now };
-        to.set_word(connection, if offered.steals > 0 { Word::Awaited } else { Word::Offered });
+        to.set_word(connection, if offered.is_awaited() { Word::Awaited } else { Word::Offered });
         to.counters.offered += 1;
         self.overdue.remove(&connection);
         self.clock.push_back((now, connection));

@@ -60,6 +60,20 @@ fn giver_is_told_only_when_the_connection_has_been_taken() {
     assert_eq!(outcomes(&world), ["moved"]);
 }
 
+/// Else the giver, which may end with its last connection, would hear of it only when the board is read the next time.
+#[test]
+fn who_takes_what_was_handed_over_rings() {
+    let mut world = draining();
+    world.set_mood(3, Mood::Blocked);
+    let ring = |on| Action::Ring { worker: WorkerId(3), on };
+    world.hand_over(1, 1);
+    assert!(world.did(&ring(true)));
+    world.set_mood(3, Mood::Prompt);
+    world.pass_millis(50);
+    assert_eq!(outcomes(&world), ["moved"]);
+    assert!(world.did(&ring(false)));
+}
+
 #[test]
 fn connection_of_a_shared_listener_is_offered_like_any_other() {
     let mut world = World::serving();

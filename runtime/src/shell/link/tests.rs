@@ -1,5 +1,6 @@
 //! What one message holds, and what waits for the next.
 
+use everport_handoff::board::WorkerBoard;
 use everport_handoff::bootstrap;
 use everport_handoff::id::{Generation, ListenerId, Slot, WorkerId};
 use everport_handoff::message::MAX_INLINE;
@@ -12,13 +13,16 @@ use crate::shell::surroundings::Output;
 
 /// A link to a process that keeps its end of the channel open and reads nothing.
 fn link() -> Link {
+    link_over(bootstrap::prepare().unwrap())
+}
+
+fn link_over(ends: MasterEnds) -> Link {
     let mut raw = RawConfig::default();
     for word in ["sleep", "60"] {
         raw.add(Setting::Program, word, Source::Flag);
     }
     let config = Config::try_from(raw).unwrap();
     let identity = Identity { worker: WorkerId(1), slot: Slot(0), generation: Generation(1) };
-    let ends = bootstrap::prepare().unwrap();
     let mut launcher = Launcher::new(&config, None).unwrap();
     let inherited = &ends.inherited;
     let process = launcher
@@ -96,5 +100,19 @@ fn so_many_orders_wait_and_no_more_and_what_was_to_be_returned_is_kept() {
     assert_eq!(numbers(&link), [0]);
     link.give_up_waiting();
     assert_eq!(numbers(&link), (0..MAX_WAITING as u64).collect::<Vec<_>>());
+    end(link);
+}
+
+#[test]
+fn a_message_that_did_not_go_out_is_not_counted_so_whoever_has_read_all_knows_it() {
+    let (board, page) = MasterBoard::create().unwrap();
+    let (channel, theirs) = Channel::pair().unwrap();
+    let mut link = link_over(MasterEnds { channel, board, ..bootstrap::prepare().unwrap() });
+    while link.order(ToWorker::Beat.into()).unwrap() == Room::Enough {}
+    let (worker, channel) = (WorkerBoard::adopt(page).unwrap(), Channel::adopt(theirs));
+    let read = std::iter::from_fn(|| channel.receive::<ToWorker>().ok()).count();
+    assert_eq!(worker.messages(), read as u64);
+    assert_eq!(link.send_waiting().unwrap(), Room::Enough);
+    assert_eq!(worker.messages(), read as u64 + 1);
     end(link);
 }
