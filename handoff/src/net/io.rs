@@ -26,6 +26,10 @@ pub(super) const FIRST_READ: usize = 4096;
 /// How many slices the system writes in one call (`UIO_MAXIOV`); with more it refuses.
 const MAX_SLICES: usize = 1024;
 
+/// Slices that are no longer than this together go out as one, as the head and the body of a small response: to copy them
+/// costs less than to have the system go through them.
+const SMALL: usize = 1024;
+
 /// A connected socket, non-blocking. Closed on drop.
 pub(super) struct Io<K: Kind> {
     watched: OnceLock<K::Stream>,
@@ -139,6 +143,16 @@ pub(super) fn write_vectored(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> ru
     rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
 }
 
+/// These slices as one, if they are small.
+fn gather<'a>(bufs: &[IoSlice<'_>], small: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for buf in bufs {
+        small.get_mut(length..length + buf.len())?.copy_from_slice(buf);
+        length += buf.len();
+    }
+    Some(&small[..length])
+}
+
 fn no_runtime(error: TryCurrentError) -> io::Error {
     io::Error::other(format!("a stream needs a tokio runtime to wait in: {error}"))
 }
@@ -177,6 +191,9 @@ impl<K: Kind> AsyncWrite for Io<K> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(buf) = gather(bufs, &mut [0; SMALL]) {
+            return self.poll_write(cx, buf);
+        }
         match ready!(self.poll_bare(cx, |socket| write_vectored(socket, bufs))) {
             Some(written) => Poll::Ready(written),
             None => Pin::new(self.tokio_mut()?).poll_write_vectored(cx, bufs),
@@ -282,12 +299,29 @@ mod tests {
         assert_eq!(reading.await.unwrap(), 4 << 20);
     }
 
+    /// In either way, and at the limit.
+    #[tokio::test]
+    async fn slices_arrive_in_order_however_long_they_are() {
+        let (mut client, mut io) = pair();
+        for watched in [false, true] {
+            for length in [0, SMALL - 1, SMALL] {
+                let slices = [&b"h"[..], &[], &vec![b'b'; length]];
+                let written = io.write_vectored(&slices.map(IoSlice::new)).await.unwrap();
+                let mut came = vec![0; written];
+                client.read_exact(&mut came).unwrap();
+                assert_eq!(came, slices.concat());
+            }
+            assert_eq!(is_watched(&io), watched);
+            io.tokio().unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn of_more_slices_than_the_system_takes_a_part_is_written() {
         let (mut client, mut io) = pair();
-        let slices = vec![IoSlice::new(b"x"); MAX_SLICES + 1];
-        assert_eq!(io.write_vectored(&slices).await.unwrap(), MAX_SLICES);
-        client.read_exact(&mut [0; MAX_SLICES]).unwrap();
+        let slices = vec![IoSlice::new(b"xx"); MAX_SLICES + 1];
+        assert_eq!(io.write_vectored(&slices).await.unwrap(), 2 * MAX_SLICES);
+        client.read_exact(&mut [0; 2 * MAX_SLICES]).unwrap();
         assert!(!is_watched(&io));
     }
 
