@@ -47,7 +47,7 @@ pub(super) enum Channel {
 pub(super) enum Word {
     /// Offered, not settled.
     Offered,
-    /// As `Offered`, but its taking is news that somebody waits for: it was stolen, or is overdue.
+    /// As `Offered`, but its taking is news that somebody waits for: it was stolen, is overdue, or was handed over.
     Awaited,
     /// Taken; the master still has its copy.
     Taken,
