@@ -20,7 +20,7 @@ use tokio::task::coop;
 
 use super::kind::Kind;
 
-/// How much is read at once from a bare socket: the head of a request as a rule.
+/// How much is read at once from a bare socket: the head of a request as a rule. Of whoever sends more, tokio reads the rest.
 pub(super) const FIRST_READ: usize = 4096;
 
 /// How many slices the system writes in one call (`UIO_MAXIOV`); with more it refuses.
@@ -34,19 +34,19 @@ const SMALL: usize = 1024;
 pub(super) struct Io<K: Kind> {
     watched: OnceLock<K::Stream>,
     bare: Mutex<Option<OwnedFd>>,
-    /// Whether the bare socket has been read empty, so that who reads on has to wait.
-    is_empty: bool,
+    /// Whether the bare socket is read no more: it has been read empty, so that who reads on has to wait, or much was there.
+    is_read: bool,
 }
 
 impl<K: Kind> Io<K> {
     /// A socket that no runtime knows.
     pub(super) fn bare(socket: OwnedFd) -> Self {
-        Self { watched: OnceLock::new(), bare: Mutex::new(Some(socket)), is_empty: false }
+        Self { watched: OnceLock::new(), bare: Mutex::new(Some(socket)), is_read: false }
     }
 
     /// A stream of tokio's.
     pub(super) fn watched(stream: K::Stream) -> Self {
-        Self { watched: OnceLock::from(stream), bare: Mutex::new(None), is_empty: false }
+        Self { watched: OnceLock::from(stream), bare: Mutex::new(None), is_read: false }
     }
 
     /// Tokio's stream, in the runtime where it was first wanted.
@@ -62,6 +62,7 @@ impl<K: Kind> Io<K> {
                 Handle::try_current().map_err(no_runtime)?;
             }
             if let Some(socket) = bare.take() {
+                // Nobody else can have set it.
                 let _ = self.watched.set(K::register(socket)?);
             }
         }
@@ -143,14 +144,14 @@ pub(super) fn write_vectored(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> ru
     rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
 }
 
-/// These slices as one, if they are small.
-fn gather<'a>(bufs: &[IoSlice<'_>], small: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+/// Puts these slices into one, if they are small.
+fn gather<'a>(bufs: &[IoSlice<'_>], small: &'a mut [u8; SMALL]) -> &'a [u8] {
     let mut length = 0;
     for buf in bufs {
-        small.get_mut(length..length + buf.len())?.copy_from_slice(buf);
+        small[length..length + buf.len()].copy_from_slice(buf);
         length += buf.len();
     }
-    Some(&small[..length])
+    &small[..length]
 }
 
 fn no_runtime(error: TryCurrentError) -> io::Error {
@@ -163,14 +164,14 @@ fn consumed() -> io::Error {
 
 impl<K: Kind> AsyncRead for Io<K> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.is_empty && self.bare_mut().is_some() {
+        if !self.is_read && self.bare_mut().is_some() {
             let room = buf.remaining().min(FIRST_READ);
             let into = buf.initialize_unfilled_to(room);
             let read = self.poll_bare(cx, |socket| rustix::io::read(socket, &mut *into));
             if let Some(read) = ready!(read) {
                 let count = read?;
                 buf.advance(count);
-                self.is_empty = count < room;
+                self.is_read = count < room || room == FIRST_READ;
                 return Poll::Ready(Ok(()));
             }
         }
@@ -191,8 +192,11 @@ impl<K: Kind> AsyncWrite for Io<K> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(buf) = gather(bufs, &mut [0; SMALL]) {
-            return self.poll_write(cx, buf);
+        if let [only] = bufs {
+            return self.poll_write(cx, only);
+        }
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= SMALL {
+            return self.poll_write(cx, gather(bufs, &mut [0; SMALL]));
         }
         match ready!(self.poll_bare(cx, |socket| write_vectored(socket, bufs))) {
             Some(written) => Poll::Ready(written),

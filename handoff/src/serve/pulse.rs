@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::worker::Activity;
 
 /// What one connection is at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pulse {
     /// hyper waits for a request's head: it has done with all before it, bodies included.
     awaits_head: AtomicBool,
@@ -35,7 +35,18 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new(activity: Activity) -> Self {
-        Self { activity, ..Self::default() }
+        Self {
+            awaits_head: AtomicBool::default(),
+            heads: AtomicU64::default(),
+            head_begun: AtomicBool::default(),
+            answered: AtomicBool::default(),
+            head_overdue: AtomicBool::default(),
+            unflushed: AtomicBool::default(),
+            http2: AtomicBool::default(),
+            leaving: AtomicBool::default(),
+            leaving_soon: AtomicBool::default(),
+            activity,
+        }
     }
 
     /// hyper begins to wait for a head.
@@ -164,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_next_head_is_not_overdue_because_the_last_one_nearly_was() {
-        let pulse = Pulse::default();
+        let pulse = Pulse::new(Activity::new(None));
         pulse.head_awaited();
         pulse.bytes_came();
         pulse.end_of_head_time();

@@ -19,7 +19,7 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'sta
 
     /// Its place in what the worker tells its master, if it counts there.
     fn activity(&self) -> Activity {
-        Activity::default()
+        Activity::new(None)
     }
 }
 

@@ -9,7 +9,6 @@ use super::link::Link;
 
 /// One connection whose requests are counted: idle while none is in progress. Ends on drop, with what is left of its
 /// requests. Made by [`Worker::activity`](super::Worker::activity), for a server that can tell.
-#[derive(Default)]
 pub struct Activity {
     /// Nothing where no master looks.
     link: Option<Arc<Link>>,
@@ -36,12 +35,13 @@ impl Activity {
         link.request_begins();
     }
 
-    /// A request has ended. Comes once for each that began.
+    /// A request has ended. Once for each that began; when none is in progress, nothing happens.
     pub fn request_ends(&self) {
-        let was_last = self.requests.fetch_sub(1, Ordering::Relaxed) == 1;
-        let Some(link) = &self.link else { return };
-        link.request_ends();
-        if was_last {
+        let ended =
+            self.requests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |requests| requests.checked_sub(1));
+        let (Some(link), Ok(before)) = (&self.link, ended) else { return };
+        link.requests_end(1);
+        if before == 1 {
             link.idle_begins();
         }
     }
@@ -63,12 +63,10 @@ impl Activity {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        let left = *self.requests.get_mut();
-        for _ in 0..left {
-            self.request_ends();
-        }
-        if let Some(link) = &self.link {
-            link.idle_ends();
+        let Some(link) = &self.link else { return };
+        match *self.requests.get_mut() {
+            0 => link.idle_ends(),
+            left => link.requests_end(left),
         }
     }
 }
@@ -86,9 +84,9 @@ impl Link {
         self.board().requests().fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that a request has ended.
-    pub(crate) fn request_ends(&self) {
-        self.board().requests().fetch_sub(1, Ordering::Relaxed);
+    /// Notes that so many requests have ended.
+    pub(crate) fn requests_end(&self, requests: u64) {
+        self.board().requests().fetch_sub(requests, Ordering::Relaxed);
     }
 
     /// Notes that a connection has no request in progress.
@@ -128,8 +126,13 @@ mod tests {
         assert_eq!(seen(), (1, 1));
         connections[0].request_ends();
         assert_eq!(seen(), (0, 2));
+        // One too many.
+        connections[0].request_ends();
+        assert_eq!(seen(), (0, 2));
         let [first, second] = connections;
         second.request_begins();
+        second.request_begins();
+        assert_eq!(seen(), (2, 1));
         drop(second);
         assert_eq!(seen(), (0, 1));
         first.lingered();

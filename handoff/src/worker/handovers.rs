@@ -221,6 +221,7 @@ impl UnderWay {
             Giver::Nobody { inbox, peer } => {
                 if let Some(inbox) = inbox.upgrade() {
                     inbox.take_back(returned, peer);
+                    link.came_back();
                     let state = *link.state();
                     if state.step().is_some() && !state.takes_offers() {
                         link.pass_on_returned(&inbox);

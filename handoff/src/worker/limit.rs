@@ -59,7 +59,8 @@ impl Link {
             return Some(Room { limited: None });
         }
         let turn = self.limit.turn();
-        (!self.is_full()).then_some(Room { limited: Some((self, turn)) })
+        // Only where there is room: at its end it wakes whoever waits.
+        if self.is_full() { None } else { Some(Room { limited: Some((self, turn)) }) }
     }
 
     /// Whether the worker may have no more connections.
@@ -68,14 +69,25 @@ impl Link {
     }
 
     /// What was accepted for others and has come back, if the worker may serve it. Such connections are counted already, so
-    /// those that wait do not fill it. To be called while the worker's state is held.
+    /// they do not keep each other from being served. To be called while the worker's state is held.
     pub(crate) fn pop_returned(&self, inbox: &Inbox, is_lost: bool) -> Option<(Returned, SocketName)> {
         // A lost master's have nobody else.
         let Some(most) = self.limit.most().filter(|_| !is_lost) else { return inbox.pop_returned() };
+        if inbox.returned() == 0 {
+            return None;
+        }
         let _turn = self.limit.turn();
         let waiting: usize = self.inboxes().iter().map(|inbox| inbox.returned()).sum();
         let served = self.active().saturating_sub(u64::try_from(waiting).unwrap_or(u64::MAX));
         if served < most { inbox.pop_returned() } else { None }
+    }
+
+    /// A connection has come back, and is under way no more: whoever did not serve another one for its sake looks again.
+    pub(super) fn came_back(&self) {
+        if self.limit.most().is_some() {
+            drop(self.limit.turn());
+            self.wake_all();
+        }
     }
 
     /// A connection has ended, and so many are left: those who found the worker full look again.

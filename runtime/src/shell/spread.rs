@@ -68,9 +68,9 @@ impl Shell {
 
     /// Reads how many connections a worker has that has refused one. It may have filled up with those that it accepts itself.
     pub(super) fn read_load(&mut self, worker: WorkerId) {
-        if let Some(active) = self.links.get(&worker).map(|link| link.figures().active) {
-            self.note(Event::LoadRead { worker, active });
-        }
+        let Some((moves, active)) = self.links.get_mut(&worker).map(Link::read_load) else { return };
+        self.note_moves(worker, moves);
+        self.note(Event::LoadRead { worker, active });
     }
 
     /// Has a worker tell when its connections end, or no longer.

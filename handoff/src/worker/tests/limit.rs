@@ -1,7 +1,12 @@
 //! A worker that may have only so many connections: the others get those beyond, and when there are no others, clients wait.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
+
 use super::line::{connect, gives, joins, shared};
 use super::*;
+use crate::net::TcpStream;
 
 /// A worker that is active, waits at a shared listener, 1, in this way, and may have so many connections.
 async fn limited(shared: &StdListener, how: Sharing, most: u64) -> (Master, Arc<Link>, Arc<TcpListener>) {
@@ -56,6 +61,35 @@ async fn the_end_of_a_connection_wakes_whoever_waits() {
         assert!(!accepting.is_finished());
         drop(only);
         assert_eq!(accepting.await.unwrap(), waiting.local_addr().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_at_a_full_worker_is_not_woken_until_a_connection_ends() {
+    for how in WAYS {
+        let shared = shared();
+        let (_master, _link, listener) = limited(&shared, how, 1).await;
+        let _clients = [connect(&shared), connect(&shared)];
+        let (only, _) = listener.accept().await.unwrap();
+        let wakes = Arc::new(Wakes::default());
+        let mut accept = Box::pin(listener.accept());
+        let mut poll = || accept.as_mut().poll(&mut Context::from_waker(&Arc::clone(&wakes).into())).is_pending();
+        assert!(poll());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "{how:?}");
+        drop(only);
+        assert!(!poll());
+    }
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -148,32 +182,74 @@ async fn what_comes_back_to_a_full_worker_waits_until_there_is_room() {
     assert_eq!(accept.await.unwrap().1, client.local_addr().unwrap());
 }
 
-#[tokio::test]
-async fn of_several_that_come_back_each_is_served_in_its_turn() {
+/// A worker that may have one connection, has it, and has passed on what it was called for at two listeners.
+struct Full {
+    master: Master,
+    listeners: [Arc<TcpListener>; 2],
+    clients: [StdStream; 2],
+    /// By listener.
+    passed: BTreeMap<ListenerId, (HandoverId, Vec<OwnedFd>)>,
+}
+
+/// And the one that it has.
+async fn full_and_called_twice() -> (Full, TcpStream) {
     let sockets = [shared(), shared()];
     let (mut master, link, first) = limited(&sockets[0], Sharing::InLine, 1).await;
     let bound =
         tokio::join!(bind(&link, "127.0.0.1:0"), master.answer_as(2, Some((Sharing::InLine, sockets[1].as_fd()))));
-    let second = bound.0;
+    let second = Arc::new(bound.0);
     assert!(pends(first.accept()) && pends(second.accept()), "it waits in two lines");
     let moved = Connection::new();
     master.offer(1, &moved);
-    let (stream, _) = first.accept().await.unwrap();
-    // Called in both when it is full.
+    let (only, _) = first.accept().await.unwrap();
     let clients = [connect(&sockets[0]), connect(&sockets[1])];
     assert!(pends(first.accept()) && pends(second.accept()));
+    let mut passed = BTreeMap::new();
     for _ in 0..2 {
         let received = master.receive().await;
-        let ToMaster::Handover { id, .. } = received.message else { panic!("not a Handover") };
-        master.end(id, HandoverOutcome::Returned, &received.fds);
+        let ToMaster::Handover { id, listener, .. } = received.message else { panic!("not a Handover") };
+        passed.insert(listener, (id, received.fds));
     }
-    master.sync().await;
+    (Full { master, listeners: [first, second], clients, passed }, only)
+}
+
+impl Full {
+    /// What was passed on at this listener comes back.
+    async fn comes_back(&mut self, listener: u32) {
+        let (id, fds) = self.passed.remove(&ListenerId(listener)).expect("passed on");
+        self.master.end(id, HandoverOutcome::Returned, &fds);
+        self.master.sync().await;
+    }
+}
+
+#[tokio::test]
+async fn of_several_that_come_back_each_is_served_in_its_turn() {
+    let (mut full, only) = full_and_called_twice().await;
+    full.comes_back(1).await;
+    full.comes_back(2).await;
+    let [first, second] = &full.listeners;
     assert!(pends(first.accept()) && pends(second.accept()), "it is full");
-    drop(stream);
+    drop(only);
     let (one, _) = first.accept().await.unwrap();
     assert!(pends(second.accept()), "it is full again");
     drop(one);
-    assert_eq!(second.accept().await.unwrap().1, clients[1].local_addr().unwrap());
+    assert_eq!(second.accept().await.unwrap().1, full.clients[1].local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn one_that_comes_back_gives_its_place_to_another_that_waits() {
+    let (mut full, only) = full_and_called_twice().await;
+    full.comes_back(1).await;
+    let first = Arc::clone(&full.listeners[0]);
+    let mut accepting = tokio::spawn(async move { first.accept().await.unwrap().1 });
+    assert!(still_pends(&mut accepting));
+    // The other one, which is under way, has the only place.
+    drop(only);
+    tokio::task::yield_now().await;
+    assert!(still_pends(&mut accepting));
+    // Nobody asks for it when it is back.
+    full.comes_back(2).await;
+    assert_eq!(accepting.await.unwrap(), full.clients[0].local_addr().unwrap());
 }
 
 #[tokio::test]
