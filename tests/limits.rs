@@ -129,6 +129,25 @@ fn a_limit_that_cannot_be_kept_is_refused() {
     }
 }
 
+/// The listener outlives the settings that it was bound under.
+#[test]
+fn a_reload_to_a_limit_that_a_listener_cannot_keep_is_rolled_back() {
+    for (policy, limit) in [("split", "max_connections = 3"), ("none", "max_connections = 3\nshed = true")] {
+        let setup = Setup::lines();
+        let file = setup.folder().join("everport.toml");
+        std::fs::write(&file, format!("policy = \"{policy}\"\n")).expect("a file");
+        let master = setup.unset("EVERPORT_SCHED_POLICY").set("EVERPORT_CONFIG", &file).start();
+        std::fs::write(&file, format!("policy = \"rr\"\n{limit}\n")).expect("a file");
+        let (committed, record) = master.reload();
+        assert!(!committed, "{record:#}");
+        let kept = format!("it was bound with policy {policy}, and keeps that");
+        master.log.wait_for(&["listener refused", &kept, &format!("no listener may have policy {policy}")]);
+        assert_eq!(master.line().who().generation, 1);
+        master.settle(2);
+        master.check_but(&["rolled back"]);
+    }
+}
+
 /// A worker that asks for what the settings do not allow learns why.
 #[test]
 fn a_bind_that_the_limit_forbids_is_refused() {

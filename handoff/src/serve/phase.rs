@@ -99,3 +99,77 @@ pub(super) async fn nothing_more_comes(link: Option<Arc<Link>>) {
     }
     std::future::pending().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
+
+    use tokio::task::coop::poll_proceed;
+
+    use super::*;
+
+    /// Whether it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn drain() -> Drain {
+        Drain { successor: true, deadline: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn a_drain_reaches_whoever_asked_last() {
+        let (server, mut phase) = watch::channel(None);
+        let mut changed = pin!(changed(&mut phase));
+        let wakers = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+        for waker in &wakers {
+            assert!(changed.as_mut().poll(&mut Context::from_waker(&Arc::clone(waker).into())).is_pending());
+        }
+        let begun = drain();
+        server.send_replace(Some(begun));
+        assert!(wakers[1].0.load(Ordering::Relaxed));
+        assert_eq!(changed.await, begun);
+    }
+
+    #[tokio::test]
+    async fn a_drain_reaches_whoever_had_used_up_its_budget() {
+        let (server, mut phase) = watch::channel(None);
+        let mut changed = pin!(changed(&mut phase));
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        poll_fn(|_| {
+            let mut cx = Context::from_waker(&waker);
+            while let Poll::Ready(turn) = poll_proceed(&mut cx) {
+                turn.made_progress();
+            }
+            woken.0.store(false, Ordering::Relaxed);
+            assert!(changed.as_mut().poll(&mut cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert!(!woken.0.load(Ordering::Relaxed), "it need not come again for that");
+        server.send_replace(Some(drain()));
+        assert!(woken.0.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_was_dropped_says_nothing_more() {
+        let (server, mut phase) = watch::channel(None);
+        let mut changed = pin!(changed(&mut phase));
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        for server in [None, Some(server)] {
+            assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            drop(server);
+        }
+        assert!(woken.0.swap(false, Ordering::Relaxed));
+        assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(!woken.0.load(Ordering::Relaxed), "nor is there anything to look at");
+    }
+}

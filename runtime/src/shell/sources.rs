@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::handover::Gift;
 use super::link::{Cargo, Link, Move, Order, Room, Talk, Word};
-use super::listeners::Accept;
+use super::listeners::{Accept, Listener};
 use super::poller::{Ready, Source};
 use super::process::Process;
 use super::records::Answer;
@@ -25,7 +25,7 @@ use crate::config::Policy;
 use crate::control::protocol::{AskedBy, Stopping};
 use crate::control::request::Request;
 use crate::error::{Error, Result};
-use crate::machine::{ConnectionId, Event, GenerationState, RequestId, Settled, Spread};
+use crate::machine::{ConnectionId, Event, GenerationState, RequestId, Settled};
 
 /// How many connections one turn accepts from one listener, so that other sources get their turn.
 const MAX_ACCEPTS: usize = 64;
@@ -348,11 +348,13 @@ impl Shell {
         let generation = self.links.get(&worker).map(|link| link.identity.generation);
         let plan = generation.map_or(self.plans.active(), |generation| self.plans.of(generation));
         if let Some(listener) = self.listeners.find(&address, index) {
-            // It stays split, whatever the settings say by now.
-            let is_split = self.listeners.get(listener).is_some_and(|held| held.spread == Spread::Split);
-            return match plan.config.refuses(is_split.then_some(Policy::Split)) {
-                Some(problem) => Err(refuse(format!("bind {address}: {problem}"))),
-                None => Ok(listener),
+            // The policy that it keeps, whatever the settings say by now.
+            let kept = self.listeners.get(listener).and_then(Listener::kept_policy);
+            return match (kept, plan.config.refuses(kept)) {
+                (Some(kept), Some(problem)) => {
+                    Err(refuse(format!("bind {address}: it was bound with policy {kept}, and keeps that: {problem}")))
+                }
+                _ => Ok(listener),
             };
         }
         if plan.launcher.surroundings().is_other_user() {

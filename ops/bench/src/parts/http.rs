@@ -25,7 +25,7 @@ const COST: &str = "CPU per request";
 const AGAIN: &str = "the same axum again";
 /// After so many, connections are taken as they come.
 const ATTEMPTS: usize = 1000;
-/// What `web` may cost of plain axum, where the goal is no more: so far apart are two measurements of the same server.
+/// What `web` may cost of plain axum, where the goal is no more: so far apart are two processes of the same server.
 const NOISE: f64 = 1.05;
 
 struct Plan {
@@ -44,11 +44,15 @@ pub(super) async fn measure(quick: bool) -> Result<Findings> {
     let plan = if quick { QUICK } else { FULL };
     let mut findings = Findings::new("http", "HTTP/1.1 keep-alive", quick);
     for workers in plan.workers {
+        // Those that can be had now must be there in every round, for rounds are compared one by one.
+        let can_be_had = start_all(&SIDES, *workers, &mut findings).await?;
+        let sides: Vec<_> = can_be_had.iter().map(|server| (server.side, server.side.to_string())).collect();
+        drop(can_be_had);
         for round in 0..plan.rounds {
-            let servers = start_all(&SIDES, *workers, &mut findings).await?;
-            let again = start_all(&[AXUM], *workers, &mut findings).await?;
-            let mut turns: Vec<_> = servers.iter().map(|server| (server, server.side.to_string())).collect();
-            turns.extend(again.iter().map(|server| (server, AGAIN.to_owned())));
+            let mut turns = Vec::new();
+            for (side, name) in sides.iter().cloned().chain([(AXUM, AGAIN.to_owned())]) {
+                turns.push((Server::start(side, *workers).await?, name));
+            }
             // Whoever comes first pays more, and another one does in each round.
             let first = round % turns.len();
             turns.rotate_left(first);

@@ -78,11 +78,11 @@ async fn round(
         time += reload(server).await?;
         reloads += 1;
         settle().await;
-        // Nobody ends while connections are looked at, so that what this costs is known to the nanosecond.
+        // No process ends while connections are looked at, so that what this costs is known without ticks.
         let asked = cpu::time(&server.processes());
         closed += look_at_all(server, idle).await?;
         settle().await;
-        // What is reaped counts in ticks from then on, which may be less.
+        // A thread that ends takes its time along: then there is less.
         asking += cpu::time(&server.processes()).saturating_sub(asked);
         let spent = Duration::from_nanos(cpu::spent(server.root()).saturating_sub(before).saturating_sub(asking));
         if spent >= enough || reloads == MANY {
