@@ -72,19 +72,23 @@ pub(crate) async fn ask(address: SocketAddr, request: &[u8; LENGTH]) -> std::res
     tokio::time::timeout(HANG, exchange).await.unwrap_or(Err(Failure::Hung))
 }
 
-/// Where connections that stay come from: they leave the ports of the usual address to those that come and go.
-const HELD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-
 /// Opens a connection that stays. Returns it with who serves it.
 pub(crate) async fn hold(address: SocketAddr) -> std::result::Result<(TcpStream, u32), Failure> {
     let exchange = async {
-        let mut stream = connect_from(HELD, address).await.map_err(|_| Failure::NotConnected)?;
+        let mut stream = connect_from(held_by(address), address).await.map_err(|_| Failure::NotConnected)?;
         stream.write_all(&protocol::HOLD).await.map_err(|_| Failure::Closed)?;
         let mut answer = [0; LENGTH];
         stream.read_exact(&mut answer).await.map_err(|_| Failure::Closed)?;
         protocol::pid_of(&answer).map(|pid| (stream, pid)).ok_or(Failure::Broken)
     };
     tokio::time::timeout(HANG, exchange).await.unwrap_or(Err(Failure::Hung))
+}
+
+/// Where connections that stay come from: they leave the ports of the usual address to those that come and go, and those of
+/// another server, which linger when it has ended, to itself.
+fn held_by(server: SocketAddr) -> Ipv4Addr {
+    let [high, low] = server.port().to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
 }
 
 async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> io::Result<TcpStream> {
