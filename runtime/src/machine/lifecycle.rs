@@ -12,7 +12,7 @@ use super::orders::Flow;
 use super::reload::{self, Duty};
 /// From how many workers on they wait in line at listeners that they share.
 ///
-/// In line a connection costs the same for any number of workers, two switches of thread more than a wake-up of one; together
+/// In line a connection wakes one worker, however many there are, for two switches of thread more than a wake-up of one; together
 /// it costs more for each worker that it wakes in vain. Measured (`everport-bench` on a busy machine, medians of seven rounds of
 /// one run, microseconds of CPU for a connection with 1, 4 and 16 clients; plain tokio, which waits together, against in line):
 /// 2 workers 38, 39, 34 against 58, 49, 46; 4 workers 60, 53, 44 against 65, 59, 57; 8 workers 70, 73, 65 against 66, 61, 60;

@@ -82,7 +82,8 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     }
 }
 
-/// A listener as all sides have it: non-blocking, with the backlog that tokio and Everport use.
+/// A listener as all baselines have it: non-blocking, with tokio's backlog. Everport's own is longer, but no part has so many
+/// clients that wait.
 fn listen(address: SocketAddr, own: bool) -> Result<std::net::TcpListener> {
     let make = || -> io::Result<_> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;

@@ -5,8 +5,8 @@
 //! others and moves none of theirs; when it comes back, it has the same ones again: over respawns and reloads, for the slot
 //! stays.
 //!
-//! A worker that can take nothing is waited for, for `steal_after`; then, until it can, the next in the order of the bucket
-//! gets its clients. Clients without an address go to the workers in turn.
+//! A worker without credit is waited for, for `steal_after`, one that is full or late is not; then, until it can take something,
+//! the next in the order of the bucket gets its clients. Clients without an address go to the workers in turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
