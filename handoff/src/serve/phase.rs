@@ -119,6 +119,11 @@ mod tests {
         }
     }
 
+    fn waker() -> (Arc<Woken>, Waker) {
+        let woken = Arc::new(Woken::default());
+        (Arc::clone(&woken), woken.into())
+    }
+
     fn drain() -> Drain {
         Drain { successor: true, deadline: Instant::now() }
     }
@@ -127,13 +132,13 @@ mod tests {
     async fn a_drain_reaches_whoever_asked_last() {
         let (server, mut phase) = watch::channel(None);
         let mut changed = pin!(changed(&mut phase));
-        let wakers = [Arc::new(Woken::default()), Arc::new(Woken::default())];
-        for waker in &wakers {
-            assert!(changed.as_mut().poll(&mut Context::from_waker(&Arc::clone(waker).into())).is_pending());
+        let wakers = [waker(), waker()];
+        for (_, waker) in &wakers {
+            assert!(changed.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
         }
         let begun = drain();
         server.send_replace(Some(begun));
-        assert!(wakers[1].0.load(Ordering::Relaxed));
+        assert!(wakers[1].0.0.load(Ordering::Relaxed));
         assert_eq!(changed.await, begun);
     }
 
@@ -141,8 +146,7 @@ mod tests {
     async fn a_drain_reaches_whoever_had_used_up_its_budget() {
         let (server, mut phase) = watch::channel(None);
         let mut changed = pin!(changed(&mut phase));
-        let woken = Arc::new(Woken::default());
-        let waker = Arc::clone(&woken).into();
+        let (woken, waker) = waker();
         poll_fn(|_| {
             let mut cx = Context::from_waker(&waker);
             while let Poll::Ready(turn) = poll_proceed(&mut cx) {
@@ -162,8 +166,7 @@ mod tests {
     async fn a_server_that_was_dropped_says_nothing_more() {
         let (server, mut phase) = watch::channel(None);
         let mut changed = pin!(changed(&mut phase));
-        let woken = Arc::new(Woken::default());
-        let waker = Arc::clone(&woken).into();
+        let (woken, waker) = waker();
         for server in [None, Some(server)] {
             assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             drop(server);

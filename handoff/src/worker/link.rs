@@ -2,8 +2,8 @@
 //! synchronous, so that the driver (in the application's runtime) and the watcher (a thread of its own) can both use it.
 //!
 //! Invariants: a connection is counted while the state is held (`borrow`), so that a change of state sees it or forbids
-//! it. Locks are taken in the order receiving, state, the limit's turn, desk, queue, ages or a place in a line, and nothing is dropped under the desk's lock that
-//! takes it again.
+//! it. Locks are taken in the order receiving, state, the limit's turn, desk, queue, ages or a place in a line, and nothing
+//! is dropped under the desk's lock that takes it again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;

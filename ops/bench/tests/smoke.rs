@@ -29,10 +29,13 @@ fn median(findings: &Value, name: &str, side: &str) -> f64 {
 }
 
 #[test]
-fn reloads_close_no_idle_connection() {
+fn reloads_have_their_figures_and_close_no_idle_connection() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let findings = findings("growth", folder.path());
     for side in ["Everport rr", "Everport none"] {
+        assert!(median(&findings, "time until a reload has ended", side) > 0.0);
+        // A few reloads may cost less than a tick.
+        assert!(median(&findings, "CPU per reload", side) >= 0.0);
         assert_eq!(median(&findings, "idle connections closed by a reload", side), 0.0);
     }
 }

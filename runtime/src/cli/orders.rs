@@ -59,8 +59,8 @@ pub(super) enum Order {
         #[command(flatten)]
         control: ControlArguments,
     },
-    /// Give a slot more or less new connections than the others have, who have weight 1; 0 gets none. Not for listeners with policy
-    /// none or split. It lasts over reloads, until the master ends.
+    /// Give a slot more or less new connections than the others have, who have weight 1; 0 gets none. Not for listeners with
+    /// policy none or split. It lasts over reloads, until the master ends.
     #[command(after_help = EXIT_CODES)]
     Weight {
         #[arg(value_name = "SLOT")]

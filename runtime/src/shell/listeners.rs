@@ -41,17 +41,6 @@ pub(crate) struct Listener {
     pub(crate) accepting: bool,
 }
 
-impl Listener {
-    /// The policy that it keeps as long as it lives, if so: another one would need a new socket.
-    pub(crate) fn kept_policy(&self) -> Option<Policy> {
-        match self.spread {
-            Spread::Split => Some(Policy::Split),
-            Spread::Shared if self.bound.kind() != Kind::Udp => Some(Policy::None),
-            Spread::Shared | Spread::Offered => None,
-        }
-    }
-}
-
 /// What accepting came to.
 #[derive(Debug)]
 pub(crate) enum Accept {

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::handover::Gift;
 use super::link::{Cargo, Link, Move, Order, Room, Talk, Word};
-use super::listeners::{Accept, Listener};
+use super::listeners::Accept;
 use super::poller::{Ready, Source};
 use super::process::Process;
 use super::records::Answer;
@@ -348,13 +348,9 @@ impl Shell {
         let generation = self.links.get(&worker).map(|link| link.identity.generation);
         let plan = generation.map_or(self.plans.active(), |generation| self.plans.of(generation));
         if let Some(listener) = self.listeners.find(&address, index) {
-            // The policy that it keeps, whatever the settings say by now.
-            let kept = self.listeners.get(listener).and_then(Listener::kept_policy);
-            return match (kept, plan.config.refuses(kept)) {
-                (Some(kept), Some(problem)) => {
-                    Err(refuse(format!("bind {address}: it was bound with policy {kept}, and keeps that: {problem}")))
-                }
-                _ => Ok(listener),
+            return match self.refusal(listener, &plan.config) {
+                Some(reason) => Err(refuse(format!("bind {address}: {reason}"))),
+                None => Ok(listener),
             };
         }
         if plan.launcher.surroundings().is_other_user() {

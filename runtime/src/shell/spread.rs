@@ -13,7 +13,7 @@ use super::link::{Cargo, Link, Order};
 use super::listeners::Listener;
 use super::records::is_news;
 use super::{Shell, clock};
-use crate::config::Policy;
+use crate::config::{Config, Policy};
 use crate::control::protocol::{AskedBy, Ordered, Respread, Weighed};
 use crate::machine::{ConnectionId, Event, OfferedPolicy, Spread};
 
@@ -50,6 +50,13 @@ impl Shell {
             Some(OfferedPolicy::Hash) => Policy::Hash,
             None => self.listeners.get(listener).map_or(Policy::None, |held| held.policy),
         }
+    }
+
+    /// Why workers with these settings cannot have this listener, which keeps its policy. Of UDP nothing is counted.
+    pub(super) fn refusal(&self, listener: ListenerId, config: &Config) -> Option<String> {
+        let held = self.listeners.get(listener).filter(|held| held.bound.kind() != Kind::Udp)?;
+        let (has, problem) = (held.policy, config.refuses(Some(held.policy))?);
+        Some(format!("it was bound with policy {has}, and keeps that: {problem}"))
     }
 
     /// Reads how many connections each worker has, if the machine wants to know before it gets more of them to spread.
